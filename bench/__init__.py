@@ -1,0 +1,1 @@
+"""tractbench: a reproducibility benchmark for few-step diffusion distillation (TRACT, arXiv 2303.04248)."""

@@ -1,0 +1,5 @@
+"""``python -m tractbench``."""
+
+from tractbench.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: processes, denoisers and solvers, as pure functions."""

@@ -1,0 +1,79 @@
+"""Diffusion processes: x_t = alpha(t) x_0 + sigma(t) eps for a time t in [0, 1].
+
+Times are float64 tensors ``[B]``, or of any shape; t = 0 is the clean end and t = 1 pure noise. A sampler of S steps
+visits t = 1, (S-1)/S, ..., 0, so a step index i of S is the exact quotient i/S.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def per_sample(value: Tensor, like: Tensor) -> Tensor:
+    """Reshape ``[B]`` to ``[B, 1, ..., 1]`` so that it scales the samples of ``like``."""
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Process(Protocol):
+    """A Gaussian diffusion process; every method maps times to float64 of the same shape."""
+
+    @property
+    def name(self) -> str:
+        """The value of ``--process`` that chooses it."""
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the noise that sampling starts from."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at t."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """ln(alpha^2 / sigma^2) at t."""
+
+    def cross(self, t: Tensor, s: Tensor) -> Tensor:
+        """alpha(s) sigma(t) - alpha(t) sigma(s), without cancellation as s approaches t."""
+
+
+@dataclass(frozen=True)
+class VP:
+    """The variance-preserving process with a cosine schedule, logSNR from +20 to -20 (TRACT, appendix; iDDPM).
+
+    It is a rotation: alpha = cos(phi), sigma = sin(phi) with phi(t) = a t + b. This form cancels nowhere, where
+    1 - alpha^2 would near t = 0, and sigma is never 0.
+    """
+
+    log_snr_max: float = 20.0
+    log_snr_min: float = -20.0
+    name: str = "vp"
+    prior_std: float = 1.0
+
+    def phi(self, t: Tensor) -> Tensor:
+        """Angle of the rotation at t."""
+        b = math.atan(math.exp(-self.log_snr_max / 2))
+        a = math.atan(math.exp(-self.log_snr_min / 2)) - b
+        return a * t.double() + b
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at t."""
+        return torch.cos(self.phi(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t."""
+        return torch.sin(self.phi(t))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """ln(alpha^2 / sigma^2) = -2 ln tan(phi) at t."""
+        return -2 * torch.log(torch.tan(self.phi(t)))
+
+    def cross(self, t: Tensor, s: Tensor) -> Tensor:
+        """alpha(s) sigma(t) - alpha(t) sigma(s) = sin(phi(t) - phi(s))."""
+        return torch.sin(self.phi(t) - self.phi(s))

@@ -1,0 +1,1 @@
+"""From a denoiser to scores: sampling, features, Frechet distances."""

@@ -1,0 +1,63 @@
+"""The Frechet distance between Gaussians fitted to features, exact and in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class RunningMoments:
+    """Sums of features in float64, so that memory does not grow with the number of images."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.count = 0
+        self._shift: Tensor | None = None
+        self._sum = torch.zeros(dimensions, dtype=torch.float64)
+        self._outer = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+
+    def add(self, features: Tensor) -> None:
+        """Add features ``[B, D]``."""
+        rows = features.double().cpu()
+        if self._shift is None:  # sums about a point near the mean: no cancellation in the covariance
+            self._shift = rows.mean(0)
+        rows = rows - self._shift
+        self.count += len(rows)
+        self._sum += rows.sum(0)
+        self._outer += rows.T @ rows
+
+    def gaussian(self) -> Gaussian:
+        """Return mean and unbiased covariance of all rows so far; at least two are needed."""
+        if self._shift is None or self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, not {self.count}")
+        mean = self._sum / self.count
+        covariance = (self._outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Gaussian(mean + self._shift, covariance)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A mean ``[D]`` and a covariance ``[D, D]``, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """A matrix R with R R^T equal to the covariance, singular or not; computed once."""
+        values, vectors = torch.linalg.eigh((self.covariance + self.covariance.T) / 2)
+        return vectors * values.clamp(min=0).sqrt()
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the squared Wasserstein-2 distance.
+
+    The trace of the root is the sum of the singular values of R_a^T R_b: unlike the roots of the eigenvalues of the
+    product they lose no digits where a covariance is singular. Both factors are kept with their Gaussians.
+    """
+    mean = (a.mean - b.mean).square().sum()
+    root_trace = torch.linalg.svdvals(a.root.T @ b.root).sum()
+    distance = mean + a.covariance.trace() + b.covariance.trace() - 2 * root_trace
+    return max(0.0, float(distance))

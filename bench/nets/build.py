@@ -1,0 +1,28 @@
+"""Builds a network from the name and arguments that a card gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from tractbench.errors import ConfigError, nearest_name
+from tractbench.nets.classifier import Classifier
+from tractbench.nets.mlp import MLP
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"mlp": MLP, "classifier": Classifier}
+
+
+def build_network(name: str, arguments: Mapping[str, int], generator: torch.Generator | None = None) -> nn.Module:
+    """Return a network, with weights drawn from the generator or still to be loaded.
+
+    Raises:
+        ConfigError: unknown network or arguments it does not take.
+    """
+    if name not in NETWORKS:
+        raise ConfigError(f"unknown network '{name}'{nearest_name(name, NETWORKS)}")
+    try:
+        return NETWORKS[name](**arguments, generator=generator)
+    except TypeError as error:
+        raise ConfigError(f"network '{name}' cannot be built from {dict(arguments)}: {error}") from error

@@ -1,0 +1,79 @@
+"""Finds methods and data sets: the built-in ones by module name, others by entry point, each loaded on request.
+
+A module ``tractbench.methods.NAME`` holds the method NAME; a distribution adds others with the entry-point groups
+``tractbench.methods`` and ``tractbench.datasets``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tractbench.errors import ConfigError, nearest_name
+
+if TYPE_CHECKING:
+    from tractbench.datasets.base import Dataset
+    from tractbench.method import Method
+
+Component = TypeVar("Component")
+
+
+def _built_in(package: str) -> dict[str, str]:
+    path = importlib.import_module(package).__path__
+    return {module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(path) if module.name != "base"}
+
+
+def _names(package: str) -> tuple[str, ...]:
+    return tuple(sorted({*_built_in(package), *(entry.name for entry in entry_points(group=package))}))
+
+
+def _load(package: str, kind: str, name: str, base: type[Component]) -> type[Component]:
+    name = name.lower().replace("-", "_")
+    built_in = _built_in(package)
+    if name in built_in:
+        module = importlib.import_module(built_in[name])
+        classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, base)]
+        return next(value for value in classes if getattr(value, "name", None) == name)
+    for entry in entry_points(group=package):
+        if entry.name == name:
+            loaded: Any = entry.load()
+            if not (inspect.isclass(loaded) and issubclass(loaded, base)) or getattr(loaded, "name", None) != name:
+                raise ConfigError(f"entry point {name} = {entry.value} is not a {base.__name__} named '{name}'")
+            return loaded
+    raise ConfigError(f"unknown {kind} '{name}'{nearest_name(name, _names(package))}")
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of every installed method."""
+    return _names("tractbench.methods")
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return the names of every installed data set."""
+    return _names("tractbench.datasets")
+
+
+def load_method(name: str) -> type[Method]:
+    """Return the method class called ``name``; a ConfigError names the nearest one."""
+    from tractbench.method import Method
+
+    return _load("tractbench.methods", "method", name, Method)
+
+
+def load_dataset(name: str) -> Dataset:
+    """Return the data set called ``name``; a ConfigError names the nearest one."""
+    from tractbench.datasets.base import Dataset
+
+    return _load("tractbench.datasets", "data set", name, Dataset)()
+
+
+def plugin_source_hash(component: type) -> str | None:
+    """Return the sha256 of the source file of a class from outside this distribution, None for a built-in."""
+    if component.__module__.split(".")[0] == "tractbench":
+        return None
+    return hashlib.sha256(Path(inspect.getfile(component)).read_bytes()).hexdigest()

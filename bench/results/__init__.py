@@ -1,0 +1,1 @@
+"""The store of runs: records, folders and where every byte came from."""

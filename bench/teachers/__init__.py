@@ -1,0 +1,1 @@
+"""Teachers: their cards, their weights, and training small ones."""

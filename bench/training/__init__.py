@@ -1,0 +1,1 @@
+"""The one training loop, its moving averages and its checkpoints."""

@@ -1,0 +1,65 @@
+"""Checkpoints: one safetensors file of tensors and a JSON header, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from tractbench.errors import DamagedFileError
+from tractbench.files import write_atomic
+
+DIGEST = "sha256_of_tensors"
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of named tensors: names, dtypes, shapes and bytes."""
+    return hashlib.sha256(save({name: t.contiguous() for name, t in tensors.items()})).hexdigest()
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header; the file carries the tensors' hash, so that damage is seen when it is read."""
+    data = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    metadata = {"header": json.dumps(header), DIGEST: tensors_digest(data)}
+    write_atomic(path, lambda temporary: save_file(data, temporary, metadata=metadata))
+
+
+def load_checkpoint(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and header.
+
+    Raises:
+        DamagedFileError: the file is unreadable, truncated or changed; ``remedy`` says what the user can do.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        header = json.loads(metadata["header"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
+    if tensors_digest(tensors) != metadata.get(DIGEST):
+        raise DamagedFileError(f"{path} is damaged: its tensors do not have the hash it was written with; {remedy}")
+    return tensors, header
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors ``adam.INDEX.NAME``."""
+    state = optimiser.state_dict()["state"]
+    return {f"adam.{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what :func:`optimiser_tensors` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, *rest = key.split(".")
+        if kind == "adam":
+            state.setdefault(int(rest[0]), {})[rest[1]] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

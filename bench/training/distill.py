@@ -1,0 +1,319 @@
+"""The one training loop: a method's phases, one after the other, on one student."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tractbench.config import RunConfig
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.processes import Process, per_sample
+from tractbench.errors import InterruptedRunError, RunFailedError
+from tractbench.method import Batch, Method, Nets, Phase
+from tractbench.progress import Progress
+from tractbench.seeds import generator
+from tractbench.training.checkpoint import load_checkpoint, load_optimiser, optimiser_tensors, save_checkpoint
+from tractbench.training.ema import BiasCorrectedEMA, load_parameters
+
+LOG_EVERY = 20
+CHECKPOINT_EVERY = 500
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """When a phase starts, how many steps it has and the inference momentum in it."""
+
+    phase: Phase
+    first_step: int
+    steps: int
+    momentum: float
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """Mean loss over the steps up to and including ``step``."""
+
+    step: int
+    phase: int
+    images: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A trained student.
+
+    Attributes:
+        student: the inference average, in the student's dtype, without gradients.
+        losses: the loss curve.
+        steps: optimiser steps.
+        images: training images really seen.
+        parameters: parameters of the student network.
+        seconds: time spent training, over all sessions.
+    """
+
+    student: nn.Module
+    losses: tuple[LossPoint, ...]
+    steps: int
+    images: int
+    parameters: int
+    seconds: float
+
+
+def plan_phases(config: RunConfig, phases: tuple[Phase, ...]) -> tuple[PhasePlan, ...]:
+    """Split the budget: floor(images / (batch * phases)) steps a phase, the spare ones to the last.
+
+    The inference momentum is ``mu_i`` or r^(1/N) with N the steps of the phase.
+    """
+    total = config.budget // config.batch
+    each = config.budget // (config.batch * len(phases))
+    plans = []
+    for index, phase in enumerate(phases):
+        steps = each if index < len(phases) - 1 else total - each * index
+        momentum = config.mu_i if config.mu_i is not None else config.ema_residual ** (1 / steps)
+        plans.append(PhasePlan(phase, each * index, steps, momentum))
+    return tuple(plans)
+
+
+class Distillation:
+    """The state of a distillation between two steps; it can be saved at any of them and resumed to the same bits.
+
+    Args:
+        config: the run.
+        method: its method.
+        process: the diffusion process.
+        teacher: the denoiser network to distil; it is left unchanged.
+        images: training images ``[N, C, H, W]`` in [-1, 1].
+        flips: mirror each drawn image with probability one half.
+        device: where the networks run; random numbers are always drawn on the CPU.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        process: Process,
+        teacher: nn.Module,
+        images: Tensor,
+        flips: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.method, self.process = config, method, process
+        self.images, self.flips, self.device = images, flips, device
+        self.plans = plan_phases(config, method.phases(config.schedule))
+        self.total = sum(plan.steps for plan in self.plans)
+        self.teacher = copy.deepcopy(teacher).to(device).requires_grad_(False).eval()
+        self.student = copy.deepcopy(teacher).to(device).requires_grad_(True).train()
+        self._parameters = list(self.student.parameters())
+        self.self_teacher = BiasCorrectedEMA(self.student, config.mu_s) if method.self_teacher else None
+        self.inference = BiasCorrectedEMA(self.student, self.plans[0].momentum, torch.float64)
+        self.optimiser = self._new_optimiser()
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[LossPoint] = []
+        self._recent: list[Tensor] = []
+
+    def _new_optimiser(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self._parameters, lr=self.config.lr, betas=(0.9, 0.999), fused=True)
+
+    @property
+    def phase_index(self) -> int:
+        """Index of the phase that the next step belongs to."""
+        return self._phase_of(self.step)
+
+    def _phase_of(self, step: int) -> int:
+        return max((index for index, plan in enumerate(self.plans) if plan.first_step <= step), default=0)
+
+    def draw(self, phase: Phase, progress: float) -> Batch:
+        """Draw the global batch of the current step; it depends on the training seed and the step only."""
+        config, random = self.config, generator("train", self.config.seed, self.step)
+        index = torch.randint(len(self.images), (config.batch,), generator=random)
+        u = torch.rand((config.batch, 2), dtype=torch.float64, generator=random)
+        noise = torch.randn((config.batch, *self.images.shape[1:]), generator=random)
+        x0 = self.images[index]
+        if self.flips:
+            mirrored = torch.rand(config.batch, generator=random) < 0.5
+            x0 = torch.where(per_sample(mirrored, x0), x0.flip(-1), x0)
+        u, noise, x0 = u.to(self.device), noise.to(self.device), x0.to(self.device)
+        times = self.method.times(u, phase, progress)
+        alpha, sigma = self.process.alpha(times.t), self.process.sigma(times.t)
+        x_t = per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * noise
+        return Batch(x_t=x_t, times=times, labels=None, x0=x0, noise=noise, process=self.process)
+
+    def train_step(self) -> None:
+        """Take one optimiser step, starting its phase first if it is the phase's first."""
+        index = self.phase_index
+        plan = self.plans[index]
+        done = self.step - plan.first_step
+        if done == 0:
+            self._start_phase(index)
+        batch = self.draw(plan.phase, done / plan.steps)
+        with torch.no_grad():
+            target = self.method.target(batch, plan.phase, self._nets())
+        prediction = self.student(batch.x_t, batch.times.t, batch.labels)
+        distance = self.method.distance(prediction, target.x0.to(prediction.dtype))
+        loss = (target.weight.to(distance.dtype) * distance).mean()
+
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+        if self.config.lr_schedule == "linear":
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.config.lr * (1 - done / plan.steps)
+        self.optimiser.step()
+        if self.self_teacher is not None:
+            self.self_teacher.update(self._parameters)
+        self.inference.update(self._parameters)
+        self.step += 1
+        self._log(index, loss.detach())
+
+    def _nets(self) -> Nets:
+        frozen = _without_gradient(self.student)
+        self_teacher: Denoiser = self.self_teacher.module if self.self_teacher is not None else _no_self_teacher
+        return Nets(teacher=self.teacher, self_teacher=self_teacher, frozen=frozen)
+
+    def _start_phase(self, index: int) -> None:
+        """Make the last phase's inference average the teacher, and the student what ``phase_start`` says."""
+        self.inference.momentum = self.plans[index].momentum
+        if index == 0:
+            return
+        self.inference.copy_to(self.teacher)
+        if self.config.phase_start == "from_teacher":
+            load_parameters(self.student, dict(self.teacher.named_parameters()))
+            self.optimiser = self._new_optimiser()
+            if self.self_teacher is not None:
+                self.self_teacher = BiasCorrectedEMA(self.student, self.config.mu_s)
+        if self.config.ema_reset == "phase":
+            self.inference.reset()
+
+    def _log(self, phase: int, loss: Tensor) -> None:
+        """Collect losses; every LOG_EVERY steps and at a phase's end, record their mean and stop on a non-finite one."""
+        self._recent.append(loss)
+        plan = self.plans[phase]
+        if self.step % LOG_EVERY and self.step != plan.first_step + plan.steps:
+            return
+        mean = float(torch.stack(self._recent).double().mean())
+        self._recent.clear()
+        if not math.isfinite(mean):
+            raise RunFailedError(
+                f"loss is {mean} at step {self.step} of {self.total} (phase {phase + 1}); lower --lr (now {self.config.lr:g})"
+            )
+        self.losses.append(LossPoint(self.step, phase, self.step * self.config.batch, mean))
+
+    def save(self, path: Path, student: str) -> None:
+        """Write everything that the next steps depend on; ``student`` is the id that :meth:`resume` asks for."""
+        tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
+        tensors |= {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        tensors |= {f"inference.{name}": value for name, value in self.inference.module.state_dict().items()}
+        if self.self_teacher is not None:
+            tensors |= {f"self_teacher.{name}": value for name, value in self.self_teacher.module.state_dict().items()}
+        tensors |= optimiser_tensors(self.optimiser)
+        if self._recent:
+            tensors["recent_losses"] = torch.stack(self._recent)
+        header: dict[str, Any] = {
+            "student": student,
+            "step": self.step,
+            "seconds": self.seconds,
+            "inference_updates": self.inference.updates,
+            "self_teacher_updates": self.self_teacher.updates if self.self_teacher is not None else 0,
+            "losses": [[p.step, p.phase, p.images, p.loss] for p in self.losses],
+        }
+        save_checkpoint(path, tensors, header)
+
+    def resume(self, path: Path, student: str) -> bool:
+        """Restore what :meth:`save` wrote; return False if the file belongs to another student."""
+        tensors, header = load_checkpoint(path, "delete it to train from the start")
+        if header["student"] != student:
+            return False
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.student.load_state_dict(part("student."))
+        self.teacher.load_state_dict(part("teacher."))
+        self.inference.module.load_state_dict(part("inference."))
+        self.inference.updates = header["inference_updates"]
+        self.inference.momentum = self.plans[self._phase_of(header["step"] - 1)].momentum
+        if self.self_teacher is not None:
+            self.self_teacher.module.load_state_dict(part("self_teacher."))
+            self.self_teacher.updates = header["self_teacher_updates"]
+        load_optimiser(self.optimiser, tensors)
+        self._recent = list(tensors["recent_losses"].to(self.device)) if "recent_losses" in tensors else []
+        self.losses = [LossPoint(*point) for point in header["losses"]]
+        self.step, self.seconds = header["step"], header["seconds"]
+        return True
+
+    def result(self) -> Distilled:
+        """Return the inference average as a network."""
+        student = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.inference.copy_to(student)
+        return Distilled(
+            student=student,
+            losses=tuple(self.losses),
+            steps=self.step,
+            images=self.step * self.config.batch,
+            parameters=sum(p.numel() for p in self._parameters),
+            seconds=self.seconds,
+        )
+
+
+def _no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    raise TypeError("this method keeps no self-teacher; set self_teacher = True on its class")
+
+
+def _without_gradient(network: nn.Module) -> Denoiser:
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            x0: Tensor = network(x_t, t, labels)
+        return x0
+
+    return denoise
+
+
+def distill(
+    run: Distillation, student: str, checkpoint: Path, progress: Progress, stop: Callable[[], bool] = lambda: False
+) -> Distilled:
+    """Train to the end, from the checkpoint if there is one of this student.
+
+    Args:
+        run: a fresh distillation.
+        student: the student's id.
+        checkpoint: where checkpoints go, every CHECKPOINT_EVERY steps and when stopped.
+        progress: draws the bar.
+        stop: asked after every step; True saves a checkpoint and stops.
+
+    Raises:
+        InterruptedRunError: ``stop`` returned True.
+        RunFailedError: the loss became infinite or NaN.
+    """
+    if checkpoint.exists() and run.resume(checkpoint, student):
+        progress.message(f"resuming at step {run.step} of {run.total}")
+    save = partial(run.save, checkpoint, student)
+    with progress.task("training", run.total, "step", run.step) as task:
+        while run.step < run.total:
+            started = time.perf_counter()
+            run.train_step()
+            run.seconds += time.perf_counter() - started
+            if run.step % LOG_EVERY == 0 or run.step == run.total:
+                note = f"phase {run.losses[-1].phase + 1}/{len(run.plans)}  loss {run.losses[-1].loss:.4g}"
+            else:
+                note = ""
+            task.advance(1, note)
+            stopping = run.step < run.total and stop()
+            if stopping or run.step % CHECKPOINT_EVERY == 0:
+                save()
+            if stopping:
+                raise InterruptedRunError(
+                    f"stopped at training step {run.step} of {run.total}; kept: {checkpoint}; "
+                    "the same command goes on from there"
+                )
+    return run.result()
