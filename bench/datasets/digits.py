@@ -29,7 +29,7 @@ class Digits(Dataset):
         "vp": TeacherRecipe("mlp", MLP_SMALL, "x0", weight_cap=5.0, steps=3000, batch=256, lr=1e-3, ema=0.999)
     }
     tiers: ClassVar[Mapping[str, Settings]] = {
-        "small": {"budget": 1 << 20, "batch": 128, "samples": 5000, "chunk": 500},
+        "small": {"budget": 1 << 19, "batch": 128, "samples": 5000, "chunk": 500},
         "smoke": {"budget": 8192, "batch": 128, "samples": 500, "chunk": 500},
     }
 

@@ -1,0 +1,120 @@
+"""Progress bars, tables and interrupts on a terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.progress import TaskID
+from rich.table import Table
+from rich.text import Text
+
+from tractbench.progress import Progress, Task
+from tractbench.results.record import Metric, Record
+
+
+class _Speed(TextColumn):
+    def render(self, task: RichTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+
+
+class _BarTask(Task):
+    def __init__(self, bars: RichProgress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        if note:
+            self._bars.update(self._task, advance=amount, note=note)
+        else:
+            self._bars.update(self._task, advance=amount)
+
+
+class TerminalProgress(Progress):
+    """Bars and messages on standard error, so that standard output can be piped."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def task(self, description: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Draw a bar with speed and remaining time for the length of the context."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Speed(""),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with RichProgress(*columns, console=self._console, refresh_per_second=4) as bars:
+            yield _BarTask(bars, bars.add_task(description, total=total, completed=done, unit=unit, note=""))
+
+    def message(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop between two steps; a second Ctrl-C stops at once."""
+    stopped = False
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def format_metric(metric: Metric) -> str:
+    """Write mean and standard deviation with the deviation's two leading digits deciding the decimals."""
+    return f"{metric.mean:.3f}" + (f" ± {metric.std:.3f}" if metric.std is not None else "")
+
+
+def print_outcome(record: Record, reused: bool, folder: str) -> None:
+    """Print a finished run's scores and where its files are."""
+    config = record.config
+    console = Console(highlight=False)
+    steps = " → ".join(map(str, config.schedule)) if config.schedule else f"{config.nfe} steps, nothing trained"
+    seeds = len(config.sampling_seeds)
+    title = f"{config.method} on {config.dataset}, {record.nfe_spent} NFE ({config.tier}; {steps})"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("metric")
+    table.add_column(f"mean ± std, {seeds} seeds of {config.samples:,}", justify="right")
+    table.add_column("real held-out images", justify="right")
+    for name, metric in record.metrics.items():
+        floor = record.floors.get(name)
+        table.add_row(name, format_metric(metric), "-" if floor is None else f"{floor:.3f}")
+    console.print(table)
+    spent = f"training {record.seconds.training:.0f} s ({record.training.images:,} images), " if config.schedule else ""
+    state = "already done (--force runs it again); it took" if reused else "took"
+    console.print(
+        f"{state} {spent}sampling and scoring {record.seconds.sampling_and_scoring:.0f} s", markup=False, soft_wrap=True
+    )
+    console.print(f"files: {folder}  (samples.png, loss.csv, record.json)", markup=False, soft_wrap=True)
+    console.print(f"report: tractbench report --format html --runs {folder.rpartition('/')[0]}", markup=False, soft_wrap=True)
+
+
+def print_table(headers: Mapping[str, str], rows: list[list[str]]) -> None:
+    """Print rows under headers; the headers' values are their justification, ``left`` or ``right``."""
+    table = Table()
+    for header, justify in headers.items():
+        table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)

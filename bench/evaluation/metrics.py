@@ -1,0 +1,80 @@
+"""Scores of a set of quantised samples against a data set's training and held-out images.
+
+``fd_pixel`` and ``fd_feature`` are Frechet distances to the training images, of pixels in [-1, 1] and of the data set's
+own feature network; ``_held_out`` are the same to images nothing was trained on. None of them is a FID, which is
+defined by the Inception network.
+
+``nn_ratio`` is the mean distance of a sample to its nearest training image over the mean distance to its nearest
+held-out image. It is 0 for a sampler that only repeats its training images; fresh real images have the value given as
+its floor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from tractbench.config import canonical
+from tractbench.datasets.base import Dataset
+from tractbench.evaluation.features import Extractor, feature_extractor, pixel_extractor
+from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
+from tractbench.evaluation.protocols import Protocol
+
+
+class Scorer:
+    """Scores samples of one data set under one protocol; its reference statistics are computed once.
+
+    Attributes:
+        floors: for each metric, the value that held-out real images have, at the splits' own sizes.
+        reference_hash: sha256 of the data, the extractors and the protocol.
+    """
+
+    def __init__(self, dataset: Dataset, protocol: Protocol, chunk: int) -> None:
+        self.dataset, self.protocol, self._chunk = dataset, protocol, chunk
+        self._extractors = (pixel_extractor(dataset), feature_extractor(dataset))
+        self._train = {e.name: self._gaussian(e, dataset.train) for e in self._extractors}
+        self._held_out = {e.name: self._gaussian(e, dataset.held_out) for e in self._extractors}
+        self._train_pixels = dataset.decode(dataset.train).double().flatten(1)
+        self._held_out_pixels = dataset.decode(dataset.held_out).double().flatten(1)
+        parts = [dataset.fingerprint, protocol.model_dump(mode="json"), [e.hash for e in self._extractors]]
+        self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
+        self.floors = self._floors()
+
+    def _gaussian(self, extractor: Extractor, images: Tensor) -> Gaussian:
+        moments = RunningMoments(extractor.dimensions)
+        for piece in images.split(self._chunk):
+            moments.add(extractor.extract(piece))
+        return moments.gaussian()
+
+    def _floors(self) -> dict[str, float]:
+        floors = {}
+        for extractor in self._extractors:
+            floor = frechet_distance(self._train[extractor.name], self._held_out[extractor.name])
+            floors[f"fd_{extractor.name}"] = floors[f"fd_{extractor.name}_held_out"] = floor
+        among = torch.cdist(self._held_out_pixels, self._held_out_pixels)
+        to_others = among.fill_diagonal_(torch.inf).amin(1).mean()
+        to_train = torch.cdist(self._held_out_pixels, self._train_pixels).amin(1).mean()
+        floors["nn_ratio"] = float(to_train / to_others)
+        return floors
+
+    def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        """Score quantised images ``[B, C, H, W]`` uint8, streamed; memory does not grow with their number."""
+        moments = {e.name: RunningMoments(e.dimensions) for e in self._extractors}
+        to_train = to_held_out = 0.0
+        for batch in batches:
+            for piece in batch.split(self._chunk):  # the same sums in the same order for any batch size
+                for extractor in self._extractors:
+                    moments[extractor.name].add(extractor.extract(piece))
+                pixels = self.dataset.decode(piece).double().flatten(1)
+                to_train += float(torch.cdist(pixels, self._train_pixels).amin(1).sum())
+                to_held_out += float(torch.cdist(pixels, self._held_out_pixels).amin(1).sum())
+        scores = {}
+        for extractor in self._extractors:
+            samples = moments[extractor.name].gaussian()
+            scores[f"fd_{extractor.name}"] = frechet_distance(samples, self._train[extractor.name])
+            scores[f"fd_{extractor.name}_held_out"] = frechet_distance(samples, self._held_out[extractor.name])
+        scores["nn_ratio"] = to_train / to_held_out if to_held_out > 0 else float("inf")
+        return {name: scores[name] for name in self.protocol.metrics}

@@ -1,0 +1,51 @@
+"""Evaluation protocols: frozen, named answers to every question that moves a Frechet distance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tractbench.errors import ConfigError, nearest_name
+
+
+class Protocol(BaseModel):
+    """How samples become a score.
+
+    Attributes:
+        name: what ``--protocol`` takes.
+        resize: how images reach the extractor's size; none leaves them as they are.
+        quantise: how floats become grey levels.
+        reference: which images the reference statistics are made of.
+        reported: which number over the sampling seeds a table quotes.
+        metrics: what is computed, the figure a table quotes first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    resize: Literal["none"]
+    quantise: Literal["round"]
+    reference: Literal["train"]
+    reported: Literal["mean"]
+    metrics: tuple[str, ...]
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "raw": Protocol(
+        name="raw",
+        resize="none",
+        quantise="round",
+        reference="train",
+        reported="mean",
+        metrics=("fd_pixel", "fd_feature", "fd_pixel_held_out", "fd_feature_held_out", "nn_ratio"),
+    )
+}
+
+
+def load_protocol(name: str) -> Protocol:
+    """Return a protocol by name; a ConfigError names the nearest one."""
+    if name not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol '{name}'{nearest_name(name, PROTOCOLS)}")
+    return PROTOCOLS[name]

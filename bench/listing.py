@@ -1,0 +1,72 @@
+"""What ``tractbench list`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tractbench.config import RunConfig, format_budget
+from tractbench.console import format_metric
+from tractbench.registry import dataset_names, load_dataset, load_method, method_names
+from tractbench.results.store import Store
+
+
+@dataclass(frozen=True)
+class ListingTable:
+    """Rows for a terminal and objects for JSON; a header's value is its justification."""
+
+    headers: Mapping[str, str]
+    rows: list[list[str]]
+    objects: list[dict[str, object]]
+
+
+def list_methods(verbose: bool) -> ListingTable:
+    """List the installed methods; verbose lists every option and every run setting with its default and meaning."""
+    methods = [load_method(name) for name in method_names()]
+    if not verbose:
+        return ListingTable(
+            {"method": "left", "processes": "left", "what it is": "left"},
+            [[m.name, ", ".join(m.processes), m.summary] for m in methods],
+            [{"name": m.name, "processes": list(m.processes), "summary": m.summary} for m in methods],
+        )
+    rows, objects = [], []
+    for method in methods:
+        for name, field in method.model_fields.items():
+            default = method.defaults.get(name, field.default)
+            rows.append([method.name, name, str(default), field.description or ""])
+        for name, field in RunConfig.model_fields.items():
+            if method.trains and name not in ("method", "dataset", "tier", "teacher", "options"):
+                default = method.defaults.get(name, field.get_default(call_default_factory=True))
+                rows.append([method.name, name, str(default), field.description or ""])
+    for row in rows:
+        objects.append(dict(zip(("method", "setting", "default", "description"), row, strict=True)))
+    return ListingTable({"method": "left", "setting": "left", "default": "left", "what it is": "left"}, rows, objects)
+
+
+def list_datasets() -> ListingTable:
+    """List the installed data sets with their tiers, the default tier first."""
+    sets = [load_dataset(name) for name in dataset_names()]
+    return ListingTable(
+        {"data set": "left", "shape": "left", "tiers": "left", "what it is": "left"},
+        [[d.name, "x".join(map(str, d.shape)), ", ".join(d.tiers), d.summary] for d in sets],
+        [{"name": d.name, "shape": list(d.shape), "tiers": list(d.tiers), "summary": d.summary} for d in sets],
+    )
+
+
+def list_runs(root: Path) -> ListingTable:
+    """List the runs of a store, oldest first."""
+    rows, objects = [], []
+    for record in Store(root).latest():
+        config = record.config
+        metric = next(iter(record.metrics.items()), None)
+        score = f"{metric[0]} {format_metric(metric[1])}" if metric else f"failed: {record.reason}"
+        budget = format_budget(config.budget) if config.schedule else "-"
+        rows.append([config.method, config.dataset, config.tier, str(config.nfe), budget, str(config.seed), score,
+                     record.folder])  # fmt: skip
+        objects.append(record.model_dump(mode="json"))
+    headers = {
+        "method": "left", "data set": "left", "tier": "left", "NFE": "right", "budget": "right", "seed": "right",
+        "score": "left", "folder": "left",
+    }  # fmt: skip
+    return ListingTable(headers, rows, objects)

@@ -1,0 +1,82 @@
+"""The immutable record of one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tractbench.config import RunConfig
+
+
+class Frozen(BaseModel):
+    """A frozen value without unknown fields; a sample that is not finite is kept as such."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Metric(Frozen):
+    """A score over sampling seeds: ``std`` is the sample standard deviation (n - 1), None for a single seed."""
+
+    mean: float
+    std: float | None
+    per_seed: tuple[float, ...]
+
+    @classmethod
+    def of(cls, per_seed: Sequence[float]) -> Metric:
+        """Summarise one score for each sampling seed."""
+        std = statistics.stdev(per_seed) if len(per_seed) > 1 else None
+        return cls(mean=statistics.fmean(per_seed), std=std, per_seed=tuple(per_seed))
+
+
+class Training(Frozen):
+    """What was spent on the student; all zero for a method that trains nothing."""
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    reused_from: str | None = None
+
+
+class Seconds(Frozen):
+    """Wall time of this run's parts; ``training`` of a resumed run includes earlier sessions."""
+
+    training: float = 0.0
+    sampling_and_scoring: float = 0.0
+    total: float = 0.0
+
+
+class Record(Frozen):
+    """Everything there is to know of one run, done or failed.
+
+    Attributes:
+        status: ``failed`` runs have a reason and no metrics.
+        metrics: scores by name.
+        floors: what held-out real images score.
+        nfe_spent: denoiser evaluations an image really took, counted.
+        parameters: parameters of the sampled network.
+        hashes: sha256 of the teacher, the data, the reference statistics and the student's file.
+        environment: versions, hardware, code state.
+        command: the command line.
+        folder: the run's folder inside the store.
+    """
+
+    version: Literal[1] = 1
+    identity: str
+    student: str
+    status: Literal["done", "failed"]
+    reason: str | None = None
+    created: str
+    config: RunConfig
+    metrics: dict[str, Metric] = {}
+    floors: dict[str, float] = {}
+    nfe_spent: int | None = None
+    parameters: int | None = None
+    training: Training = Training()
+    seconds: Seconds = Seconds()
+    hashes: dict[str, str | None] = {}
+    environment: dict[str, Any] = {}
+    command: str = ""
+    folder: str
