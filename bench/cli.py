@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tractbench.errors import ConfigError, RunFailedError, TractbenchError
+from tractbench.errors import ConfigError, RunFailedError, TractbenchError, choose
 
 if TYPE_CHECKING:
     from tractbench.config import RunConfig
@@ -33,22 +32,8 @@ app.add_typer(teacher_app, name="teacher")
 app.add_typer(features_app, name="features")
 
 
-class Format(str, Enum):
-    """What a report is written as."""
-
-    html = "html"
-    latex = "latex"
-    markdown = "markdown"
-    csv = "csv"
-
-
-class Listing(str, Enum):
-    """What can be listed."""
-
-    methods = "methods"
-    datasets = "datasets"
-    runs = "runs"
-
+FORMATS = ("html", "latex", "markdown", "csv")
+LISTINGS = ("methods", "datasets", "runs")
 
 Runs = Annotated[
     Path, typer.Option(envvar="TRACTBENCH_HOME", help="Folder of all results.", file_okay=True, show_default=True)
@@ -132,7 +117,7 @@ def run(
 
 @app.command()
 def report(
-    output: Annotated[Format, typer.Option("--format", help="What to write.", case_sensitive=False)] = Format.html,
+    output: Annotated[str, typer.Option("--format", help="html, latex, markdown or csv.")] = "html",
     out: Annotated[
         Path | None, typer.Option(help="File to write. [default: report.html for html, standard output otherwise]")
     ] = None,
@@ -151,8 +136,9 @@ def report(
     from tractbench.reports.render import render
     from tractbench.results.store import Store
 
-    text = render(Store(runs), output.value, tier=tier, dataset=dataset)
-    path = Path("report.html") if out is None and output is Format.html else out
+    output = choose(output, "format", FORMATS)
+    text = render(Store(runs), output, tier=tier, dataset=dataset)
+    path = Path("report.html") if out is None and output == "html" else out
     if path is None:
         print(text, end="")
     else:
@@ -162,7 +148,7 @@ def report(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[Listing, typer.Argument(help="What to list.")],
+    what: Annotated[str, typer.Argument(help="methods, datasets or runs.")],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Methods: every option with its default.")] = False,
     runs: Runs = Path("runs"),
     as_json: Json = False,
@@ -171,11 +157,9 @@ def list_(
     from tractbench.console import print_table
     from tractbench.listing import list_datasets, list_methods, list_runs
 
-    listing = {
-        Listing.methods: lambda: list_methods(verbose),
-        Listing.datasets: list_datasets,
-        Listing.runs: lambda: list_runs(runs),
-    }[what]()
+    what = choose(what, "listing", LISTINGS)
+    make = {"methods": lambda: list_methods(verbose), "datasets": list_datasets, "runs": lambda: list_runs(runs)}
+    listing = make[what]()
     if as_json:
         print(json.dumps(listing.objects))
     else:
@@ -246,8 +230,7 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise ConfigError(f"unknown device '{name}'; known: auto, cpu, cuda")
+    name = choose(name, "device", ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda': torch sees no GPU here; use --device cpu")
     return name

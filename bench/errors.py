@@ -48,3 +48,11 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{folded[close[0]]}'?"
     return f"; known: {', '.join(names) or 'none'}"
+
+
+def choose(value: str, kind: str, known: Iterable[str]) -> str:
+    """Return ``value`` if it is known, whatever its case; a ConfigError names the nearest known one."""
+    names = tuple(known)
+    if value.lower() not in names:
+        raise ConfigError(f"unknown {kind} '{value}'{nearest_name(value, names)}")
+    return value.lower()

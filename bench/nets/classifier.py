@@ -15,7 +15,6 @@ class Classifier(nn.Module):
         width: channels of the first convolution; the second has twice as many.
         features: width of the penultimate layer.
         classes: number of classes.
-        generator: source of the initial weights; None leaves them to be loaded.
     """
 
     def __init__(
@@ -25,21 +24,21 @@ class Classifier(nn.Module):
         width: int,
         features: int,
         classes: int,
-        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1, stride=2)
         self.hidden = nn.Linear(2 * width * (size // 2) ** 2, features)
         self.output = nn.Linear(features, classes)
-        if generator is not None:
-            for parameter in self.parameters():
-                with torch.no_grad():
-                    if parameter.ndim > 1:
-                        fan_in = parameter[0].numel()
-                        parameter.normal_(std=(2 / fan_in) ** 0.5, generator=generator)
-                    else:
-                        parameter.zero_()
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw weights of variance 2/fan_in and zero the biases."""
+        for parameter in self.parameters():
+            with torch.no_grad():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5, generator=generator)
+                else:
+                    parameter.zero_()
 
     def features(self, x: Tensor) -> Tensor:
         """Return the penultimate activations ``[B, features]`` of images in [-1, 1]."""

@@ -35,7 +35,6 @@ class MLP(nn.Module):
         blocks: number of residual blocks.
         embedding: width of the noise embedding.
         classes: number of classes; 0 makes the network unconditional and labels are then ignored.
-        generator: source of the initial weights; None leaves them to be loaded.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class MLP(nn.Module):
         blocks: int,
         embedding: int,
         classes: int = 0,
-        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         pixels = channels * size * size
@@ -57,8 +55,6 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(MLPBlock(width, embedding) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, pixels)
-        if generator is not None:
-            self.initialise(generator)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw weights of variance 1/fan_in, zero the biases, the blocks' last layers and the modulations."""

@@ -24,7 +24,7 @@ def save_grid(path: Path, panels: Mapping[str, Tensor], columns: int) -> None:
     figure = Figure(figsize=(3.2 * len(panels), 3.5), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, images) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.imshow(_mosaic(images, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(_mosaic(images, columns).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(title, fontsize=11)
         axes.set_axis_off()
     write_atomic(path, lambda temporary: figure.savefig(temporary, format="png"))

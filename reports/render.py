@@ -1,0 +1,244 @@
+"""Writes the results as HTML, LaTeX, Markdown or CSV."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tractbench.errors import StoreError, nearest_name
+from tractbench.evaluation.protocols import load_protocol
+from tractbench.reports.figures import loss_figure
+from tractbench.reports.frames import budget_text, cell_frame, run_frame
+from tractbench.results.record import Record
+from tractbench.results.store import Store
+
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "±": r"$\pm$", "→": r"$\to$", "é": r"\'e",
+} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
+
+METRIC_TITLES = {
+    "fd_pixel": "FD, pixels",
+    "fd_feature": "FD, features",
+    "fd_pixel_held_out": "FD, pixels, held out",
+    "fd_feature_held_out": "FD, features, held out",
+    "nn_ratio": "NN ratio",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its title, whether it holds numbers, and whether it stands in a printed table."""
+
+    title: str
+    number: bool = True
+    printed: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: its text and the number it is sorted by."""
+
+    text: str
+    value: float | str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: one data set, one tier, one protocol - never mixed; ``floors`` are in the order of its metrics."""
+
+    dataset: str
+    tier: str
+    protocol: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+    best: set[tuple[int, int]]
+    floors: list[float | None]
+    caption: str
+
+
+def escape_latex(text: str) -> str:
+    """Return text in which no character has a meaning to LaTeX, and none is unknown to it."""
+    return "".join(LATEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
+
+
+def latex_label(text: str) -> str:
+    """Return a label's part: letters and digits, anything else a hyphen."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+
+def with_spread(mean: float, std: float, plus_minus: str = " ± ") -> str:
+    """Write a mean and its spread to the spread's second figure, beyond three decimals to its first; ``-`` for none."""
+    if mean is None or math.isnan(mean):
+        return "-"
+    if std is None or math.isnan(std):
+        return f"{mean:.3f}"
+    first = -math.floor(math.log10(std)) if std > 0 else 3
+    decimals = max(0, min(first + 1, max(3, first)))
+    return f"{mean:.{decimals}f}{plus_minus}{std:.{decimals}f}"
+
+
+def sections(records: list[Record]) -> list[Section]:
+    """Return one table for each data set, tier and protocol among the records."""
+    runs = run_frame(records)
+    result = []
+    for (dataset, tier, protocol_name), group in runs.groupby(["dataset", "tier", "protocol"]):
+        protocol = load_protocol(str(protocol_name))
+        cells = cell_frame(group, protocol.metrics)
+        same = [r for r in records if (r.config.dataset, r.config.tier) == (dataset, tier) and r.floors]
+        floors = [same[-1].floors.get(name) if same else None for name in protocol.metrics]
+        several_seeds = bool((cells["training_seeds"] > 1).any())
+        caption = (
+            f"Mean ± standard deviation over sampling seeds, {' or '.join(f'{n:,}' for n in sorted(set(cells['samples'])))} "
+            f"samples each, protocol {protocol.name}: {protocol.quantise}ed to the data set's grey levels, against the "
+            f"training images{' and, apart, the held-out ones' if 'fd_pixel_held_out' in protocol.metrics else ''}. "
+            + ("Behind a slash: the spread over training seeds. " if several_seeds else "")
+            + "FD is the Fréchet distance, lower is better; none of these is a FID. NN ratio: distance to the nearest "
+            "training image over that to the nearest held-out one, 0 for a sampler that repeats its training images."
+        )
+        rows, best = _rows(cells, protocol.metrics)
+        result.append(
+            Section(str(dataset), str(tier), protocol.name, _columns(protocol.metrics), rows, best, floors, caption)
+        )
+    return result
+
+
+def _columns(metrics: tuple[str, ...]) -> list[Column]:
+    return [
+        Column("Method", False),
+        Column("NFE"),
+        *(Column(METRIC_TITLES.get(name, name), printed=not name.endswith("_held_out")) for name in metrics),
+        Column("Seeds"),
+        Column("Budget"),
+        Column("Schedule", False, printed=False),
+        Column("Parameters"),
+        Column("Settings", False, printed=False),
+    ]
+
+
+def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell]], set[tuple[int, int]]]:
+    rows: list[list[Cell]] = []
+    for cell in cells.to_dict("records"):
+        row = [Cell(str(cell["method"]), str(cell["method"])), Cell(f"{cell['nfe_spent'] or cell['nfe']:.0f}", cell["nfe"])]
+        for name in metrics:
+            text = with_spread(cell[name], cell[f"{name}_sampling_std"])
+            if cell["training_seeds"] > 1:
+                text += f" / {cell[f'{name}_training_std']:.2g}"
+            row.append(Cell(text, float(cell[name]) if text != "-" else math.inf))
+        seeds = f"{cell['training_seeds']} x {cell['sampling_seeds'] // max(1, cell['training_seeds'])}"
+        settings = f"failed: {cell['reason']}" if cell["reason"] else str(cell["settings"])
+        parameters = cell["parameters"]
+        known = parameters is not None and not math.isnan(parameters)
+        row += [
+            Cell(seeds, cell["sampling_seeds"]),
+            Cell(budget_text(cell["budget"]), cell["budget"]),
+            Cell(str(cell["schedule"]).replace(",", " → ") or "-", str(cell["schedule"])),
+            Cell(f"{parameters:,.0f}" if known else "-", parameters if known else 0),
+            Cell(settings or "-", settings),
+        ]
+        rows.append(row)
+    best: set[tuple[int, int]] = set()
+    for offset, name in enumerate(metrics):
+        if name.startswith("fd_"):
+            for _, group in cells.dropna(subset=[name]).groupby("nfe"):
+                if len(group) > 1:
+                    best.add((int(group[name].astype(float).idxmin()), 2 + offset))
+    return rows, best
+
+
+def render(store: Store, output: str, *, tier: str | None = None, dataset: str | None = None) -> str:
+    """Return the report on a store's results.
+
+    Args:
+        store: the store.
+        output: ``html``, ``latex``, ``markdown`` or ``csv``.
+        tier: only this tier.
+        dataset: only this data set.
+
+    Raises:
+        StoreError: there is nothing to report.
+    """
+    records = store.latest()
+    if not records:
+        raise StoreError(f"no runs in {store.root} yet; make some with 'tractbench run', or name another --runs folder")
+    for name, wanted in (("tier", tier), ("dataset", dataset)):
+        known = {getattr(r.config, name) for r in records}
+        if wanted is not None and wanted not in known:
+            raise StoreError(f"no runs of {name} '{wanted}' in {store.root}{nearest_name(wanted, known)}")
+        records = [r for r in records if wanted in (None, getattr(r.config, name))]
+    if output == "csv":
+        return run_frame(records).to_csv(index=False, lineterminator="\n")
+    tables = sections(records)
+    if output == "html":
+        return _environment(autoescape=True).get_template("report.html").render(
+            sections=tables, runs=[_run_view(store, r) for r in reversed(records)], latest=records[-1]
+        )
+    if output == "latex":
+        marks = {"block_start_string": "<%", "block_end_string": "%>"}
+        marks |= {"variable_start_string": "<<", "variable_end_string": ">>", "comment_start_string": "<#"}
+        environment = _environment(autoescape=False, **marks)
+        environment.filters |= {"tex": escape_latex, "label": latex_label}
+        environment.globals |= {"printed_row": _printed_row, "printed_floors": _printed_floors}
+        return environment.get_template("report.tex").render(sections=tables)
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def _environment(autoescape: bool, **marks: str) -> Environment:
+    return Environment(
+        loader=PackageLoader("tractbench.reports"),
+        autoescape=autoescape,  # off for LaTeX only, where every value goes through escape_latex  # noqa: S701
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **marks,  # type: ignore[arg-type]
+    )
+
+
+def _printed_row(section: Section, index: int) -> list[str]:
+    """Return a row's printed cells in LaTeX, the best in bold; settings that are not the usual ones follow the method."""
+    cells = []
+    for number, (column, cell) in enumerate(zip(section.columns, section.rows[index], strict=True)):
+        text = escape_latex(cell.text)
+        if number == 0 and section.rows[index][-1].text != "-":
+            text += escape_latex(f" ({section.rows[index][-1].text})")
+        if column.printed:
+            cells.append(rf"\textbf{{{text}}}" if (index, number) in section.best else text)
+    return cells
+
+
+def _printed_floors(section: Section) -> list[str]:
+    pairs = zip(section.columns[2:], section.floors, strict=False)
+    return ["-" if value is None else f"{value:.3f}" for column, value in pairs if column.printed]
+
+
+def _markdown(table: Section) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    head = [line([c.title for c in table.columns]), line(["---:" if c.number else "---" for c in table.columns])]
+    rows = [
+        line([f"**{cell.text}**" if (r, c) in table.best else cell.text for c, cell in enumerate(row)])
+        for r, row in enumerate(table.rows)
+    ]
+    titles = [column.title for column in table.columns[2:]]
+    floors = ", ".join(f"{title} {value:.3f}" for title, value in zip(titles, table.floors, strict=False) if value)
+    title = f"### {table.dataset}, tier {table.tier}"
+    return "\n".join([title, "", *head, *rows, "", table.caption, f"Real held-out images: {floors}.", ""])
+
+
+def _run_view(store: Store, record: Record) -> dict[str, Any]:
+    folder = store.root / record.folder
+    picture = folder / "samples.png"
+    curve = folder / "loss.csv"
+    return {
+        "record": record,
+        "title": f"{record.config.method}, {record.config.nfe} NFE, seed {record.config.seed} ({record.config.tier})",
+        "picture": base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
+        "losses": loss_figure(curve) if curve.exists() else None,
+        "details": record.model_dump_json(indent=2),
+    }

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from tractbench.evaluation.metrics import Scorer
+from tractbench.evaluation.protocols import load_protocol
+from tractbench.registry import load_dataset
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def scorer(digits):
+    return Scorer(digits, load_protocol("raw"), chunk=100)
+
+
+def test_training_images_score_zero_and_show_as_memorised(digits, scorer):
+    scores = scorer.score([digits.train])
+    assert scores["fd_pixel"] == pytest.approx(0, abs=1e-9)
+    assert scores["fd_feature"] == pytest.approx(0, abs=1e-6)
+    assert scores["nn_ratio"] == pytest.approx(0, abs=1e-6)
+
+
+def test_held_out_images_score_the_floors(digits, scorer):
+    scores = scorer.score([digits.held_out])
+    assert scores["fd_pixel"] == pytest.approx(scorer.floors["fd_pixel"], rel=1e-9)
+    assert scores["fd_feature"] == pytest.approx(scorer.floors["fd_feature"], rel=1e-6)
+    assert scores["fd_pixel_held_out"] == pytest.approx(0, abs=1e-9)
+    assert 0.8 < scorer.floors["nn_ratio"] < 1
+
+
+def test_a_memoriser_with_noise_still_shows(digits, scorer):
+    noise = torch.randint(-1, 2, digits.train.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (digits.train.int() + noise).clamp(0, 16).to(torch.uint8)
+    assert scorer.score([noisy])["nn_ratio"] < 0.5 * scorer.floors["nn_ratio"]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 250])
+def test_scores_do_not_depend_on_batches_of_whole_chunks(digits, scorer, batch):
+    whole = scorer.score([digits.held_out])
+    pieces = [torch.cat(group) for group in _groups(list(digits.held_out.split(100)), batch)]
+    assert scorer.score(pieces) == whole
+
+
+def _groups(chunks, together):
+    return [chunks[i : i + together] for i in range(0, len(chunks), together)]
+
+
+def test_the_shipped_classifier_is_right_on_held_out_digits(digits):
+    from tractbench.cards import FeatureCard, load_network, read_card
+
+    card, folder = read_card("digits-classifier", FeatureCard)
+    right = load_network(card, folder)(digits.decode(digits.held_out)).argmax(1) == digits.held_out_labels
+    assert right.double().mean() == pytest.approx(card.accuracy)
+    assert card.accuracy >= 0.97
+
+
+def test_reference_hash_changes_with_the_data(digits, scorer):
+    other = type(digits)()
+    other.__dict__["train"] = digits.train[1:]
+    assert Scorer(other, load_protocol("raw"), chunk=100).reference_hash != scorer.reference_hash

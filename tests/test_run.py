@@ -1,0 +1,188 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+SMOKE = ("--dataset", "digits", "--tier", "smoke")
+TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1")
+
+
+def files(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name[0] != "."}
+
+
+def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
+    result = tractbench(*TRACT, "--json", "--quiet")
+    assert (result.code, result.err) == (0, "")
+    run = result.json
+    assert (run["status"], run["method"], run["dataset"], run["nfe"], run["tier"]) == ("done", "tract", "digits", 1, "smoke")
+    assert run["schedule"] == [1024, 32, 1]
+    assert run["nfe_spent"] == 1
+    for metric in run["metrics"].values():
+        assert len(metric["per_seed"]) == 3
+        assert metric["mean"] == pytest.approx(sum(metric["per_seed"]) / 3)
+    folder = Path(run["run_dir"])
+    names = {"config.json", "record.json", "loss.csv", "samples.png", "student.safetensors"}
+    assert {p.name for p in folder.iterdir() if p.name[0] != "."} == names
+    assert (folder / "samples.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["identity"] == run["identity"]
+    assert record["training"]["images"] == 8192
+    losses = list(csv.DictReader((folder / "loss.csv").read_text().splitlines()))
+    assert [losses[0]["phase"], losses[-1]["phase"], losses[-1]["step"]] == ["1", "2", "64"]
+
+
+def test_the_same_command_finds_the_cell_done_and_force_repeats_it_to_the_bit(tractbench):
+    first = tractbench(*TRACT, "--json").json
+    before = files(Path("runs"))
+    again = tractbench(*TRACT, "--json").json
+    assert again["reused"]
+    assert files(Path("runs")) == before
+    assert "already done" in tractbench(*TRACT).out
+    forced = tractbench(*TRACT, "--json", "--force").json
+    assert not forced["reused"]
+    assert forced["metrics"] == first["metrics"]
+    student = Path(first["run_dir"], "student.safetensors").as_posix().removeprefix("runs/")
+    tensors, old = load_file(Path("runs", student)), before[student]
+    Path("old.safetensors").write_bytes(old)
+    assert all(tensors[name].equal(value) for name, value in load_file("old.safetensors").items())
+    assert len(Path("runs/records.jsonl").read_text().splitlines()) == 2
+
+
+def test_other_sampling_seeds_score_the_same_student_without_training(tractbench):
+    first = tractbench(*TRACT, "--json").json
+    result = tractbench(*TRACT, "--json", "--sampling-seeds", "2-4")
+    other = result.json
+    assert "using the student of" in result.err
+    assert other["identity"] != first["identity"]
+    assert other["metrics"]["fd_pixel"]["per_seed"][0] == first["metrics"]["fd_pixel"]["per_seed"][2]
+    record = json.loads(Path(other["run_dir"], "record.json").read_text())
+    assert record["training"]["reused_from"] == Path(first["run_dir"]).name
+
+
+def test_another_training_seed_is_another_student(tractbench):
+    first, other = tractbench(*TRACT, "--json").json, tractbench(*TRACT, "--json", "--seed", "1").json
+    assert first["metrics"]["fd_pixel"]["per_seed"] != other["metrics"]["fd_pixel"]["per_seed"]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 5000])
+def test_sample_batch_changes_no_score(tractbench, batch):
+    ddim = ("run", "--method", "ddim", *SMOKE, "--nfe", "2", "--set", "chunk=100", "--json", "--force")
+    assert tractbench(*ddim, "--sample-batch", batch).json["metrics"] == tractbench(*ddim).json["metrics"]
+
+
+def test_ddim_spends_what_it_says(tractbench):
+    run = tractbench("run", "--method", "ddim", *SMOKE, "--nfe", "4", "--json").json
+    assert run["nfe_spent"] == 4
+    assert run["schedule"] == []
+
+
+def test_settings_come_from_flags_then_file(tractbench):
+    Path("run.toml").write_text('method = "tract"\ndataset = "digits"\ntier = "smoke"\nmu_s = 0.9\nseed = 3\n')
+    run = tractbench("run", "--config", "run.toml", "--seed", "4", "--set", "loss_weight=uniform", "--json").json
+    config = json.loads(Path(run["run_dir"], "config.json").read_text())
+    assert (config["mu_s"], config["seed"], config["options"]["loss_weight"]) == (0.9, 4, "uniform")
+
+
+def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
+    import torch
+
+    from tractbench.methods.tract import TRACT as Method
+
+    original = Method.target
+    calls = []
+
+    def target(self, batch, phase, nets):
+        calls.append(0)
+        found = original(self, batch, phase, nets)
+        return type(found)(found.x0 * (torch.nan if len(calls) > 34 else 1), found.weight)
+
+    monkeypatch.setattr(Method, "target", target)
+    result = tractbench(*TRACT, "--json")
+    assert result.code == 1
+    assert result.json["status"] == "failed"
+    assert result.err.splitlines()[-1].startswith("tractbench: loss is nan at step 40 of 64 (phase 2); lower --lr")
+    (line,) = Path("runs/records.jsonl").read_text().splitlines()
+    assert json.loads(line)["status"] == "failed"
+    report = tractbench("report", "--format", "markdown")
+    assert "failed: loss is nan" in report.out
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
+    whole = tractbench(*TRACT, "--budget", "128K", "--json", "--runs", "whole").json
+    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "128K", "--runs", "stopped", "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(Path("stopped").glob("*/config.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "kept: " in error
+    assert "the same command goes on from there" in error
+    (checkpoint,) = Path("stopped").glob("*/checkpoint.safetensors")
+    result = tractbench(*TRACT, "--budget", "128K", "--runs", "stopped", "--json")
+    assert "resuming at step" in result.err
+    assert not checkpoint.exists()
+    resumed = result.json
+    assert resumed["identity"] == whole["identity"]
+    assert resumed["metrics"] == whole["metrics"]
+    for name in ("loss.csv", "samples.png"):
+        assert Path(resumed["run_dir"], name).read_bytes() == Path(whole["run_dir"], name).read_bytes()
+    ours, theirs = (load_file(Path(run["run_dir"], "student.safetensors")) for run in (resumed, whole))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "checkpoint.safetensors"])
+def test_a_damaged_saved_file_is_refused_with_the_remedy(tractbench, name):
+    run = tractbench(*TRACT, "--json").json
+    student = Path(run["run_dir"], "student.safetensors")
+    damaged = bytearray(student.read_bytes())
+    damaged[-5] ^= 1
+    student.unlink()
+    student.with_name(name).write_bytes(damaged)
+    result = tractbench(*TRACT, "--sampling-seeds", "5")
+    assert result.code == 2
+    assert "is damaged" in result.err
+    assert "delete it to train" in result.err
+
+
+def test_the_same_bits_whatever_the_global_random_state(tractbench):
+    import torch
+
+    state = torch.get_rng_state()
+    tractbench(*TRACT)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unwritable_results_folder_is_one_line(tractbench):
+    Path("file").write_text("not a folder")
+    result = tractbench(*TRACT, "--runs", "file/runs")
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    if os.geteuid() != 0:
+        Path("locked").mkdir(mode=0o500)
+        assert tractbench(*TRACT, "--runs", "locked/runs").code == 2
+
+
+def test_a_teacher_of_ones_own(tractbench):
+    made = tractbench("teacher", "train", "--dataset", "digits", "--process", "vp", "--steps", "3", "--quiet")
+    assert made.code == 0
+    card = "teachers/digits-vp.toml"
+    assert Path(card).exists()
+    own = tractbench(*TRACT, "--teacher", card, "--json").json
+    shipped = tractbench(*TRACT, "--json").json
+    assert own["identity"] != shipped["identity"]
+    Path("teachers/digits-vp.safetensors").write_bytes(b"damaged")
+    broken = tractbench(*TRACT, "--teacher", card, "--force")
+    assert broken.code == 2
+    assert "sha256" in broken.err
