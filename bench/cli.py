@@ -27,7 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 teacher_app = typer.Typer(help="Teachers: the networks that are distilled.", no_args_is_help=True)
-features_app = typer.Typer(help="Feature networks: what Frechet feature distances are measured in.", no_args_is_help=True)
+features_app = typer.Typer(
+    help="Feature networks: what Frechet feature distances are measured in.", no_args_is_help=True
+)
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(features_app, name="features")
 
@@ -61,7 +63,9 @@ def run(
     teacher: Annotated[str | None, typer.Option(help="Teacher: a shipped name or the path of a card (.toml).")] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting (see 'list methods --verbose'); repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other setting (see 'list methods --verbose'); repeatable."
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")] = None,
     runs: Runs = Path("runs"),
@@ -158,8 +162,12 @@ def list_(
     from tractbench.listing import list_datasets, list_methods, list_runs
 
     what = choose(what, "listing", LISTINGS)
-    make = {"methods": lambda: list_methods(verbose), "datasets": list_datasets, "runs": lambda: list_runs(runs)}
-    listing = make[what]()
+    if what == "methods":
+        listing = list_methods(verbose)
+    elif what == "datasets":
+        listing = list_datasets()
+    else:
+        listing = list_runs(runs)
     if as_json:
         print(json.dumps(listing.objects))
     else:
@@ -180,7 +188,9 @@ def teacher_train(
     from tractbench.teachers.train import train_teacher
 
     card = train_teacher(load_dataset(dataset), process, to, _progress(quiet), seed=seed, steps=steps)
-    print(f"wrote {to / card.name}.toml; use it with: tractbench run --teacher {to / card.name}.toml ...", file=sys.stderr)
+    print(
+        f"wrote {to / card.name}.toml; use it with: tractbench run --teacher {to / card.name}.toml ...", file=sys.stderr
+    )
 
 
 @features_app.command("train")

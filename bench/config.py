@@ -83,7 +83,9 @@ class RunConfig(BaseModel):
     lr_schedule: Literal["constant", "linear"] = Field("constant", description="constant, or linear to 0 in each phase")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     mu_s: float = Field(0.5, ge=0, lt=1, description="momentum of the self-teacher's moving average")
-    mu_i: float | None = Field(None, ge=0, lt=1, description="momentum of the inference average; overrides ema_residual")
+    mu_i: float | None = Field(
+        None, ge=0, lt=1, description="momentum of the inference average; overrides ema_residual"
+    )
     ema_residual: float = Field(
         1e-3, gt=0, lt=1, description="r in mu_i = r^(1/N), N the steps of a phase: the weight left to its start"
     )
@@ -189,15 +191,23 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
     tier, preset = dataset.preset(None if given.get("tier") is None else str(given["tier"]))
     process = str(given.get("process") or _common_process(method_class, dataset))
     if process not in method_class.processes:
-        raise ConfigError(f"method '{method_class.name}' has no process '{process}'"
-                          + nearest_name(process, method_class.processes))
+        raise ConfigError(
+            f"method '{method_class.name}' has no process '{process}'" + nearest_name(process, method_class.processes)
+        )
     if process not in dataset.teachers and "teacher" not in given:
-        raise ConfigError(f"data set '{dataset.name}' ships no '{process}' teacher; train one with 'tractbench teacher "
-                          f"train --dataset {dataset.name} --process {process}' and name its card with --teacher")
+        raise ConfigError(
+            f"data set '{dataset.name}' ships no '{process}' teacher; train one with 'tractbench teacher "
+            f"train --dataset {dataset.name} --process {process}' and name its card with --teacher"
+        )
 
     values: dict[str, object] = {
-        **preset, **method_class.defaults, **given,
-        "method": method_class.name, "dataset": dataset.name, "tier": tier, "process": process,
+        **preset,
+        **method_class.defaults,
+        **given,
+        "method": method_class.name,
+        "dataset": dataset.name,
+        "tier": tier,
+        "process": process,
     }
     values.setdefault("teacher", dataset.teachers.get(process))
     values.setdefault("protocol", dataset.protocol)
@@ -223,7 +233,7 @@ def _common_process(method: type[Method], dataset: Dataset) -> str:
 
 
 def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[str, object]) -> None:
-    """Fill ``schedule`` from ``nfe`` or ``nfe`` from ``schedule``; untrained methods have neither schedule nor budget."""
+    """Fill ``schedule`` from ``nfe`` or ``nfe`` from ``schedule``; untrained methods have no schedule and no budget."""
     try:
         schedule = parse_integers(values.get("schedule") or ())
         if not method.trains:

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
-from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -107,7 +106,9 @@ def print_outcome(record: Record, reused: bool, folder: str) -> None:
         f"{state} {spent}sampling and scoring {record.seconds.sampling_and_scoring:.0f} s", markup=False, soft_wrap=True
     )
     console.print(f"files: {folder}  (samples.png, loss.csv, record.json)", markup=False, soft_wrap=True)
-    console.print(f"report: tractbench report --format html --runs {folder.rpartition('/')[0]}", markup=False, soft_wrap=True)
+    console.print(
+        f"report: tractbench report --format html --runs {folder.rpartition('/')[0]}", markup=False, soft_wrap=True
+    )
 
 
 def print_table(headers: Mapping[str, str], rows: list[list[str]]) -> None:

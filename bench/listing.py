@@ -30,7 +30,8 @@ def list_methods(verbose: bool) -> ListingTable:
             [[m.name, ", ".join(m.processes), m.summary] for m in methods],
             [{"name": m.name, "processes": list(m.processes), "summary": m.summary} for m in methods],
         )
-    rows, objects = [], []
+    rows: list[list[str]] = []
+    objects: list[dict[str, object]] = []
     for method in methods:
         for name, field in method.model_fields.items():
             default = method.defaults.get(name, field.default)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -123,7 +124,7 @@ class Method(BaseModel):
 
     def phases(self, schedule: Schedule) -> tuple[Phase, ...]:
         """Return the phases of a validated schedule; () means that nothing is trained."""
-        return tuple(Phase(start, end) for start, end in zip(schedule, schedule[1:], strict=False))
+        return tuple(Phase(start, end) for start, end in pairwise(schedule))
 
     def times(self, u: Tensor, phase: Phase, progress: float) -> Times:
         """Draw times from uniforms ``u`` ``[B, 2]`` in [0, 1); ``progress`` is the share of the phase's images seen."""

@@ -10,16 +10,18 @@ from tractbench.config import RunConfig, format_budget
 from tractbench.results.record import Record
 
 SETTINGS_APART = frozenset(
-    {"method", "dataset", "tier", "nfe", "seed", "sampling_seeds", "samples", "budget", "schedule", "teacher", "process",
-     "protocol", "options", "chunk"}
-)  # fmt: skip
+    {
+        *("method", "dataset", "tier", "nfe", "seed", "sampling_seeds", "samples", "budget", "schedule", "teacher"),
+        *("process", "protocol", "options", "chunk"),
+    }
+)
 """Settings that have a column of their own, or that no reader of a table asks for."""
 
 CELL = ["dataset", "tier", "protocol", "method", "nfe", "schedule", "budget", "settings", "teacher", "samples"]
 
 
 def run_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row for each record: its settings, its spendings, and mean and std of each metric (``NAME``, ``NAME_std``)."""
+    """Return one row for each record: settings, spendings, and each metric's mean and std (``NAME``, ``NAME_std``)."""
     return pd.DataFrame([_row(record) for record in records])
 
 
@@ -76,8 +78,8 @@ def cell_frame(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Return one row for each cell: runs that differ in nothing but their seeds, taken together.
 
     For each metric: ``NAME`` is the mean over training seeds, ``NAME_sampling_std`` the root mean square of the runs'
-    spreads over sampling seeds, ``NAME_training_std`` the spread of the runs' means (NaN for one run). A cell whose runs
-    all failed has NaN and its reason.
+    spreads over sampling seeds, ``NAME_training_std`` the spread of the runs' means (NaN for one run). A cell whose
+    runs all failed has NaN and its reason.
     """
     rows = []
     for key, group in runs.groupby(CELL, sort=False, dropna=False):
@@ -98,7 +100,9 @@ def cell_frame(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
             row[f"{name}_training_std"] = values.std(ddof=1)
         rows.append(row)
     cells = pd.DataFrame(rows)
-    return cells.sort_values(["dataset", "tier", "nfe", "method", "budget", "settings"], kind="stable", ignore_index=True)
+    return cells.sort_values(
+        ["dataset", "tier", "nfe", "method", "budget", "settings"], kind="stable", ignore_index=True
+    )
 
 
 def budget_text(images: object) -> str:

@@ -93,9 +93,10 @@ def sections(records: list[Record]) -> list[Section]:
         same = [r for r in records if (r.config.dataset, r.config.tier) == (dataset, tier) and r.floors]
         floors = [same[-1].floors.get(name) if same else None for name in protocol.metrics]
         several_seeds = bool((cells["training_seeds"] > 1).any())
+        samples = " or ".join(f"{n:,}" for n in sorted(set(cells["samples"])))
         caption = (
-            f"Mean ± standard deviation over sampling seeds, {' or '.join(f'{n:,}' for n in sorted(set(cells['samples'])))} "
-            f"samples each, protocol {protocol.name}: {protocol.quantise}ed to the data set's grey levels, against the "
+            f"Mean ± standard deviation over sampling seeds, {samples} samples each, "
+            f"protocol {protocol.name}: {protocol.quantise}ed to the data set's grey levels, against the "
             f"training images{' and, apart, the held-out ones' if 'fd_pixel_held_out' in protocol.metrics else ''}. "
             + ("Behind a slash: the spread over training seeds. " if several_seeds else "")
             + "FD is the Fréchet distance, lower is better; none of these is a FID. NN ratio: distance to the nearest "
@@ -124,7 +125,10 @@ def _columns(metrics: tuple[str, ...]) -> list[Column]:
 def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell]], set[tuple[int, int]]]:
     rows: list[list[Cell]] = []
     for cell in cells.to_dict("records"):
-        row = [Cell(str(cell["method"]), str(cell["method"])), Cell(f"{cell['nfe_spent'] or cell['nfe']:.0f}", cell["nfe"])]
+        row = [
+            Cell(str(cell["method"]), str(cell["method"])),
+            Cell(f"{cell['nfe_spent'] or cell['nfe']:.0f}", cell["nfe"]),
+        ]
         for name in metrics:
             text = with_spread(cell[name], cell[f"{name}_sampling_std"])
             if cell["training_seeds"] > 1:
@@ -147,7 +151,7 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell
         if name.startswith("fd_"):
             for _, group in cells.dropna(subset=[name]).groupby("nfe"):
                 if len(group) > 1:
-                    best.add((int(group[name].astype(float).idxmin()), 2 + offset))
+                    best.add((group.index.tolist()[int(group[name].astype(float).argmin())], 2 + offset))
     return rows, best
 
 
@@ -175,8 +179,10 @@ def render(store: Store, output: str, *, tier: str | None = None, dataset: str |
         return run_frame(records).to_csv(index=False, lineterminator="\n")
     tables = sections(records)
     if output == "html":
-        return _environment(autoescape=True).get_template("report.html").render(
-            sections=tables, runs=[_run_view(store, r) for r in reversed(records)], latest=records[-1]
+        return (
+            _environment(autoescape=True)
+            .get_template("report.html")
+            .render(sections=tables, runs=[_run_view(store, r) for r in reversed(records)], latest=records[-1])
         )
     if output == "latex":
         marks = {"block_start_string": "<%", "block_end_string": "%>"}
@@ -200,7 +206,7 @@ def _environment(autoescape: bool, **marks: str) -> Environment:
 
 
 def _printed_row(section: Section, index: int) -> list[str]:
-    """Return a row's printed cells in LaTeX, the best in bold; settings that are not the usual ones follow the method."""
+    """Return a row's printed cells in LaTeX, the best in bold; unusual settings follow the method's name."""
     cells = []
     for number, (column, cell) in enumerate(zip(section.columns, section.rows[index], strict=True)):
         text = escape_latex(cell.text)

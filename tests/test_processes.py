@@ -49,7 +49,7 @@ def test_log_snr_is_antisymmetric_about_the_middle():
 def test_the_angle_grows_linearly():
     process = VP()
     angle = torch.atan2(process.sigma(TIMES), process.alpha(TIMES))
-    torch.testing.assert_close(angle.diff(), torch.full((1024,), ANGLE / 1024).double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(angle.diff(), torch.full((1024,), ANGLE / 1024, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 def test_log_snr_falls_and_sigma_is_never_zero():

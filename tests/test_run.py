@@ -22,7 +22,13 @@ def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
     result = tractbench(*TRACT, "--json", "--quiet")
     assert (result.code, result.err) == (0, "")
     run = result.json
-    assert (run["status"], run["method"], run["dataset"], run["nfe"], run["tier"]) == ("done", "tract", "digits", 1, "smoke")
+    assert (run["status"], run["method"], run["dataset"], run["nfe"], run["tier"]) == (
+        "done",
+        "tract",
+        "digits",
+        1,
+        "smoke",
+    )
     assert run["schedule"] == [1024, 32, 1]
     assert run["nfe_spent"] == 1
     for metric in run["metrics"].values():

@@ -10,9 +10,10 @@ from tractbench.diffusion.processes import Process
 
 
 class Denoiser(Protocol):
-    """Predicts the clean image: ``x_t`` ``[B, C, H, W]`` at times ``t`` ``[B]`` in [0, 1] gives x0 of the same shape."""
+    """Predicts the clean image."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return x0 for ``x_t`` ``[B, C, H, W]`` at times ``t`` ``[B]`` in [0, 1], of the same shape."""
 
 
 class X0Denoiser(nn.Module):
@@ -47,5 +48,6 @@ class CountingDenoiser:
         self.evaluations = 0
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Count the call and make it."""
         self.evaluations += 1
         return self.denoiser(x_t, t, labels)

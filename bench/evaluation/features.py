@@ -81,7 +81,7 @@ def train_classifier(
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             task.advance(1, f"loss {float(loss.detach()):.4g}" if (step + 1) % 20 == 0 else "")
     with torch.no_grad():

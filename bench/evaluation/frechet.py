@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,7 +49,8 @@ class Gaussian:
     def root(self) -> Tensor:
         """A matrix R with R R^T equal to the covariance, singular or not; computed once."""
         values, vectors = torch.linalg.eigh((self.covariance + self.covariance.T) / 2)
-        return vectors * values.clamp(min=0).sqrt()
+        root: Tensor = vectors * values.clamp(min=0).sqrt()
+        return root
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -59,5 +61,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """
     mean = (a.mean - b.mean).square().sum()
     root_trace = torch.linalg.svdvals(a.root.T @ b.root).sum()
-    distance = mean + a.covariance.trace() + b.covariance.trace() - 2 * root_trace
-    return max(0.0, float(distance))
+    distance = float(mean + a.covariance.trace() + b.covariance.trace() - 2 * root_trace)
+    if math.isnan(distance):
+        raise ValueError("a Frechet distance needs finite features")
+    return max(0.0, distance)

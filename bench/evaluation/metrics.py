@@ -45,7 +45,7 @@ class Scorer:
 
     def _gaussian(self, extractor: Extractor, images: Tensor) -> Gaussian:
         moments = RunningMoments(extractor.dimensions)
-        for piece in images.split(self._chunk):
+        for piece in torch.split(images, self._chunk):
             moments.add(extractor.extract(piece))
         return moments.gaussian()
 
@@ -65,7 +65,7 @@ class Scorer:
         moments = {e.name: RunningMoments(e.dimensions) for e in self._extractors}
         to_train = to_held_out = 0.0
         for batch in batches:
-            for piece in batch.split(self._chunk):  # the same sums in the same order for any batch size
+            for piece in torch.split(batch, self._chunk):  # the same sums in the same order for any batch size
                 for extractor in self._extractors:
                     moments[extractor.name].add(extractor.extract(piece))
                 pixels = self.dataset.decode(piece).double().flatten(1)

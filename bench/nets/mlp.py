@@ -22,7 +22,8 @@ class MLPBlock(nn.Module):
         """Add the block's output to ``h`` ``[B, width]`` given the embedding ``e`` ``[B, embedding]``."""
         scale, shift = self.modulation(e).chunk(2, dim=1)
         a = torch.addcmul(shift, self.norm(h), 1 + scale)
-        return h + self.outer(nn.functional.silu(self.inner(a)))
+        out: Tensor = h + self.outer(nn.functional.silu(self.inner(a)))
+        return out
 
 
 class MLP(nn.Module):

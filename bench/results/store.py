@@ -39,7 +39,9 @@ class Store:
         try:
             if marker.is_file():
                 if json.loads(marker.read_text())["format"] != 1:
-                    raise StoreError(f"{root} was written by a newer tractbench; upgrade, or choose another --runs folder")
+                    raise StoreError(
+                        f"{root} was written by a newer tractbench; upgrade, or choose another --runs folder"
+                    )
                 return
             if root.exists() and (not root.is_dir() or any(root.iterdir())):
                 raise StoreError(f"{root} is not empty and not a tractbench store; choose another --runs folder")
@@ -99,7 +101,7 @@ class Store:
                 except ValidationError as error:
                     reason = error.errors()[0]["msg"]
                     raise DamagedFileError(
-                        f"{table} line {number} is damaged ({reason}); delete that line: the run's folder keeps its record"
+                        f"{table} line {number} is damaged ({reason}); delete it, the run's folder keeps the record"
                     ) from error
         return records
 

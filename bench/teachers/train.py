@@ -72,7 +72,7 @@ def train_teacher(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, step)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             average.update(parameters)

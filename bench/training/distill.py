@@ -164,7 +164,7 @@ class Distillation:
         loss = (target.weight.to(distance.dtype) * distance).mean()
 
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
         if self.config.lr_schedule == "linear":
             for group in self.optimiser.param_groups:
@@ -196,7 +196,7 @@ class Distillation:
             self.inference.reset()
 
     def _log(self, phase: int, loss: Tensor) -> None:
-        """Collect losses; every LOG_EVERY steps and at a phase's end, record their mean and stop on a non-finite one."""
+        """Collect losses; at every LOG_EVERY steps and a phase's end, record the mean and stop if it is not finite."""
         self._recent.append(loss)
         plan = self.plans[phase]
         if self.step % LOG_EVERY and self.step != plan.first_step + plan.steps:
@@ -205,7 +205,8 @@ class Distillation:
         self._recent.clear()
         if not math.isfinite(mean):
             raise RunFailedError(
-                f"loss is {mean} at step {self.step} of {self.total} (phase {phase + 1}); lower --lr (now {self.config.lr:g})"
+                f"loss is {mean} at step {self.step} of {self.total} (phase {phase + 1}); "
+                f"lower --lr (now {self.config.lr:g})"
             )
         self.losses.append(LossPoint(self.step, phase, self.step * self.config.batch, mean))
 

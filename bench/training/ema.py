@@ -47,8 +47,9 @@ class BiasCorrectedEMA(Generic[Network]):
     def update(self, parameters: list[nn.Parameter]) -> None:
         """Move the average towards ``parameters``, the averaged network's in their own order."""
         self.updates += 1
+        average: list[Tensor] = list(self._average)
         new: list[Tensor] = [p.to(a.dtype) for p, a in zip(parameters, self._average, strict=True)]
-        torch._foreach_lerp_(self._average, new, self.weight(self.updates))
+        torch._foreach_lerp_(average, new, self.weight(self.updates))
 
     def copy_to(self, module: nn.Module) -> None:
         """Write the average into a network of the same architecture, in that network's dtype."""

@@ -1,0 +1,89 @@
+"""How much a training step costs beyond its network passes, as a ratio to the floor measured in the same run.
+
+The floor of a method is its forward passes without gradient, one forward and backward pass, gradient clipping and
+fused Adam, on the same network and batch. Steps and floors are timed in turn; the median of the ratios is printed.
+
+    python tests/benchmarks/training_step.py [--rounds 30] [--steps 20] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+
+import torch
+
+from tractbench.config import resolve
+from tractbench.teachers.load import load_teacher
+from tractbench.training.distill import Distillation
+
+FORWARDS = {"tract": 2}
+"""Forward passes without gradient that each method's target needs."""
+
+
+def floor(run: Distillation, forwards: int):
+    """Return a function that does the bare passes of one step."""
+    network = copy.deepcopy(run.student)
+    frozen = copy.deepcopy(run.teacher)
+    parameters = list(network.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=run.config.lr, fused=True)
+    batch = run.draw(run.plans[0].phase, 0.0)
+    target = torch.zeros_like(batch.x0)
+
+    def step() -> None:
+        with torch.no_grad():
+            for _ in range(forwards):
+                frozen(batch.x_t, batch.times.t)
+        loss = (network(batch.x_t, batch.times.t) - target).square().flatten(1).sum(1).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, run.config.clip_norm)
+        optimiser.step()
+
+    return step
+
+
+def seconds(step, steps: int) -> float:
+    """Return the mean time of a step."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - started) / steps
+
+
+def measure(method_name: str, rounds: int, steps: int) -> dict[str, float | str]:
+    """Return the ratio of a method's training step to its floor."""
+    config, method, dataset = resolve({"method": method_name, "dataset": "digits"})
+    teacher = load_teacher(config.teacher, config.dataset, config.process)
+    run = Distillation(config, method, teacher.process, teacher.denoiser, dataset.decode(dataset.train))
+    bare = floor(run, FORWARDS[method_name])
+    seconds(bare, steps), seconds(run.train_step, steps)
+    pairs = [(seconds(run.train_step, steps), seconds(bare, steps)) for _ in range(rounds)]
+    return {
+        "method": method_name,
+        "ratio": statistics.median(ours / least for ours, least in pairs),
+        "step_ms": 1e3 * statistics.median(ours for ours, _ in pairs),
+        "floor_ms": 1e3 * statistics.median(least for _, least in pairs),
+    }
+
+
+def main() -> None:
+    """Print one line, or one JSON object, for each method."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    for name in FORWARDS:
+        row = measure(name, arguments.rounds, arguments.steps)
+        if arguments.json:
+            print(json.dumps(row))
+        else:
+            print(f"{name}: {row['ratio']:.3f} of the floor ({row['step_ms']:.2f} ms against {row['floor_ms']:.2f} ms)")
+
+
+if __name__ == "__main__":
+    main()
