@@ -82,7 +82,7 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
         known = sorted(p.stem for p in SHIPPED.glob("*.toml"))
         if name_or_path not in known:
             raise ConfigError(
-                f"unknown card '{name_or_path}'{nearest_name(name_or_path, known)}; or give the path of a .toml card"
+                f"unknown card {name_or_path!r}{nearest_name(name_or_path, known)}; or give the path of a .toml card"
             )
     try:
         return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))), path.parent
@@ -140,6 +140,6 @@ def to_toml(card: Card) -> str:
         if isinstance(value, dict):
             value_text = "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
         else:
-            value_text = json.dumps(value, ensure_ascii=False)
+            value_text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids it bare
         lines.append(f"{key} = {value_text}\n")
     return "".join(lines)

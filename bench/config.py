@@ -7,12 +7,14 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tractbench.datasets.base import Dataset
+from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.method import Method, Schedule
 from tractbench.registry import load_dataset, load_method, plugin_source_hash
@@ -22,10 +24,11 @@ Model = TypeVar("Model", bound=BaseModel)
 RESULTS_VERSION = 1
 """Raised by hand whenever a change alters results; part of every student's identity."""
 
-GRID_STEPS = 1024
-"""Steps of the teachers' time grid; schedules and step counts must divide it or exceed it."""
+GRID_STEPS = {"vp": 1024, "ve": 40}
+"""Steps of the teachers' time grid: T of the VP process, EDM's number of noise levels for VE."""
 
 MAX_BUDGET = 1 << 34
+MAX_STEPS = 1 << 20
 
 
 def parse_budget(value: object) -> object:
@@ -75,13 +78,23 @@ class RunConfig(BaseModel):
     tier: str = Field(description="evidence tier: which of the data set's presets the run starts from")
     process: str = Field("vp", description="diffusion process of the teacher")
     teacher: str = Field(description="teacher card: a shipped name or the path of a card")
-    nfe: int = Field(1, ge=1, le=1 << 20, description="network evaluations the sampler may spend on an image")
+    grid_steps: int = Field(
+        ge=1, le=MAX_STEPS, description="T of the VP process (at least 1024), number of noise levels of VE (40)"
+    )
+    nfe: int = Field(1, ge=1, le=MAX_STEPS, description="network evaluations the sampler may spend on an image")
     schedule: Integers = Field((), description="sampler steps before, between and after the phases")
     budget: Budget = Field(0, ge=0, le=MAX_BUDGET, description="training images over all phases; K = 2^10, M = 2^20")
     batch: int = Field(256, ge=1, le=1 << 20, description="images of one optimiser step, over all processes")
     lr: float = Field(2e-4, gt=0, le=1, description="learning rate of Adam")
     lr_schedule: Literal["constant", "linear"] = Field("constant", description="constant, or linear to 0 in each phase")
+    warmup: Budget = Field(0, ge=0, le=MAX_BUDGET, description="images over which the learning rate grows from 0")
+    gradients: Literal["clip_norm", "replace_nonfinite"] = Field(
+        "clip_norm", description="limit the norm, or only replace entries: nan by 0, infinities by +-1e5"
+    )
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    student: str | None = Field(
+        None, description="the data set's network that the first repeated entry of the schedule moves the student into"
+    )
     mu_s: float = Field(0.5, ge=0, lt=1, description="momentum of the self-teacher's moving average")
     mu_i: float | None = Field(
         None, ge=0, lt=1, description="momentum of the inference average; overrides ema_residual"
@@ -104,14 +117,19 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if not self.sampling_seeds or len(set(self.sampling_seeds)) < len(self.sampling_seeds):
-            raise ValueError(f"sampling_seeds {self.sampling_seeds}: give at least one seed, none twice; try 0-2")
-        if self.process == "vp" and (not self.schedule) and max(GRID_STEPS, self.nfe) % self.nfe:
+        seeds = self.sampling_seeds
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"sampling_seeds {seeds}: give at least one seed, none twice, none below 0; try 0-2")
+        solver = self.options.get("solver", "ddim")
+        steps = solver_steps(solver, self.nfe)
+        if not self.schedule and self.grid_steps % steps:
+            nearest = nearest_divisor(self.grid_steps, steps)
             raise ValueError(
-                f"nfe {self.nfe}: it does not divide {GRID_STEPS} steps; try {nearest_divisor(GRID_STEPS, self.nfe)}"
+                f"nfe {self.nfe}: {steps} steps do not divide the grid of {self.grid_steps}; "
+                f"try {2 * nearest - 1 if solver == 'heun' else nearest}, or set grid_steps"
             )
         if self.schedule:
-            check_schedule(self.schedule)
+            check_schedule(self.schedule, self.grid_steps)
             if self.schedule[-1] != self.nfe:
                 raise ValueError(
                     f"schedule {_join(self.schedule)}: it ends at {self.schedule[-1]} steps but nfe is {self.nfe}; "
@@ -122,6 +140,12 @@ class RunConfig(BaseModel):
                 raise ValueError(
                     f"budget {self.budget}: less than one step of batch {self.batch} in each of {phases} phases; "
                     f"give at least {self.batch * phases}"
+                )
+            if self.student and not any(before == after for before, after in pairwise(self.schedule)):
+                first, *rest = self.schedule
+                raise ValueError(
+                    f"student {self.student!r}: schedule {_join(self.schedule)} has no repeated entry to move into it; "
+                    f"try {_join((first, first, *rest))}"
                 )
         return self
 
@@ -136,20 +160,21 @@ def nearest_divisor(number: int, wanted: int) -> int:
     return min(divisors, key=lambda d: max(d / wanted, wanted / d))
 
 
-def check_schedule(schedule: Schedule) -> None:
+def check_schedule(schedule: Schedule, grid_steps: int) -> None:
     """Raise ValueError unless every entry divides the one before it and the first divides the grid."""
     mended: list[int] = []
     wrong = ""
-    for before, entry in zip((max(GRID_STEPS, schedule[0]), *schedule), schedule, strict=False):
-        if entry < 1:
-            raise ValueError(f"schedule {_join(schedule)}: every entry is at least 1; try 1024,32,1")
+    if len(schedule) < 2:
+        end = min(nearest_divisor(grid_steps, max(1, e)) for e in (*schedule, grid_steps))
+        raise ValueError(
+            f"schedule {_join(schedule)}: it needs a start and an end; try {grid_steps},{min(end, grid_steps // 2)}"
+        )
+    for before, entry in zip((grid_steps, *schedule), schedule, strict=False):
         if before % entry and not wrong:
             wrong = f"{entry} does not divide {before}"
         mended.append(nearest_divisor(mended[-1] if mended else before, entry))
     if wrong:
         raise ValueError(f"schedule {_join(schedule)}: {wrong}; try {_join(tuple(mended))}")
-    if len(schedule) < 2:
-        raise ValueError(f"schedule {_join(schedule)}: it needs a start and an end; try 1024,{schedule[0]}")
 
 
 def _join(numbers: tuple[int, ...]) -> str:
@@ -192,7 +217,7 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
     process = str(given.get("process") or _common_process(method_class, dataset))
     if process not in method_class.processes:
         raise ConfigError(
-            f"method '{method_class.name}' has no process '{process}'" + nearest_name(process, method_class.processes)
+            f"method '{method_class.name}' has no process {process!r}" + nearest_name(process, method_class.processes)
         )
     if process not in dataset.teachers and "teacher" not in given:
         raise ConfigError(
@@ -200,8 +225,9 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
             f"train --dataset {dataset.name} --process {process}' and name its card with --teacher"
         )
 
+    known = (set(RunConfig.model_fields) | set(method_class.model_fields)) - {"options"}
     values: dict[str, object] = {
-        **preset,
+        **{key: value for key, value in preset.items() if key in known},
         **method_class.defaults,
         **given,
         "method": method_class.name,
@@ -212,14 +238,22 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
     values.setdefault("teacher", dataset.teachers.get(process))
     values.setdefault("protocol", dataset.protocol)
     own = {key: values.pop(key) for key in list(values) if key in method_class.model_fields}
-    known = (set(RunConfig.model_fields) | set(method_class.model_fields)) - {"options"}
     for key in values:
         if key not in known:
-            raise ConfigError(f"unknown setting '{key}' of method '{method_class.name}'{nearest_name(key, known)}")
+            raise ConfigError(f"unknown setting {key!r} of method '{method_class.name}'{nearest_name(key, known)}")
     method = _validated(method_class, own)
     values["options"] = method.model_dump(mode="json")
-    _resolve_schedule(values, method, given)
-    return _validated(RunConfig, values), method, dataset
+    _resolve_schedule(values, method, given, dataset)
+    config = _validated(RunConfig, values)
+    method.phases(config.schedule)
+    if config.student is not None:
+        dataset.network(config.student, process)
+    if method.sampler() == "heun" and process != "ve":
+        raise ConfigError("solver 'heun' is for VE teachers; add --process ve, or leave it out")
+    for key in ("clip_sample", "clip_target"):
+        if not dataset.clips and (config.model_dump() | config.options).get(key):
+            raise ConfigError(f"{key} true: data set '{dataset.name}' has no bounds to clip to; leave it out")
+    return config, method, dataset
 
 
 def _common_process(method: type[Method], dataset: Dataset) -> str:
@@ -232,22 +266,55 @@ def _common_process(method: type[Method], dataset: Dataset) -> str:
     )
 
 
-def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[str, object]) -> None:
-    """Fill ``schedule`` from ``nfe`` or ``nfe`` from ``schedule``; untrained methods have no schedule and no budget."""
+def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[str, object], dataset: Dataset) -> None:
+    """Fill ``schedule`` from ``nfe`` or ``nfe`` from ``schedule``, and the grid from both.
+
+    Untrained methods have no schedule and no budget. A student of an exact teacher has no weights to start from, so
+    its schedule starts with a repeated entry that moves the teacher into the data set's usual network.
+    """
+    exact = values.get("teacher") == "exact" and method.trains
+    entries: Schedule = ()
+    if not method.trains:
+        if "schedule" in given or "budget" in given:
+            raise ConfigError(f"method '{method.name}' trains nothing: leave --schedule and --budget out")
+        values["budget"] = 0
+    elif values.get("schedule") is not None:
+        entries = _entries(values["schedule"])
+        values.setdefault("nfe", entries[-1])
+    else:
+        nfe = values.get("nfe", 1)
+        usable = isinstance(nfe, (int, str)) and str(nfe).isdecimal() and 1 <= int(nfe) <= MAX_STEPS
+        entries = method.default_schedule(int(str(nfe)) if usable else 1)
+        entries = (entries[0], *entries) if exact else entries
+    values["schedule"] = entries
+    if exact:
+        values.setdefault("student", next(iter(dataset.networks)))
+        if len(entries) > 1 and entries[0] != entries[1]:
+            raise ConfigError(
+                f"schedule {_join(entries)}: the exact teacher of '{dataset.name}' has no weights to start from; "
+                f"repeat the first entry: {_join((entries[0], *entries))}"
+            )
+    usual = GRID_STEPS[str(values["process"])]
+    first = entries[0] if len(entries) > 1 else usual
+    grid = values.setdefault("grid_steps", max(usual, first) if values["process"] == "vp" else first)
+    if entries and isinstance(grid, int) and 0 < grid <= MAX_STEPS:
+        try:
+            check_schedule(entries, grid)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def _entries(value: object) -> Schedule:
+    """Return a given schedule as whole numbers."""
     try:
-        schedule = parse_integers(values.get("schedule") or ())
-        if not method.trains:
-            if "schedule" in given or "budget" in given:
-                raise ConfigError(f"method '{method.name}' trains nothing: leave --schedule and --budget out")
-            values.update(schedule=(), budget=0)
-        elif isinstance(schedule, (tuple, list)) and schedule:
-            values["schedule"] = tuple(schedule)
-            values.setdefault("nfe", schedule[-1])
-        else:
-            nfe = values.get("nfe", 1)
-            values["schedule"] = method.default_schedule(nfe if isinstance(nfe, int) and nfe > 0 else 1)
+        parsed = parse_integers(value)
     except ValueError as error:
-        raise ConfigError(f"schedule {values.get('schedule')!r}: {error}") from error
+        raise ConfigError(f"schedule {value!r}: {error}") from error
+    if not isinstance(parsed, (tuple, list)) or not parsed or not all(type(entry) is int for entry in parsed):
+        raise ConfigError(f"schedule {value!r}: give whole numbers separated by commas, such as 1024,32,1")
+    if not 1 <= min(parsed) <= max(parsed) <= MAX_STEPS:
+        raise ConfigError(f"schedule {_join(tuple(parsed))}: every entry is from 1 to {MAX_STEPS}; try 1024,32,1")
+    return tuple(parsed)
 
 
 def _validated(model: type[Model], values: Mapping[str, object]) -> Model:
@@ -295,6 +362,8 @@ def student_id(config: RunConfig, method: Method, teacher_hash: str, fingerprint
 
 def identity(student: str, config: RunConfig, reference_hash: str) -> str:
     """Return the sha256 of a student with its sampling, its protocol and the reference it is scored against."""
-    sampling = config.model_dump(mode="json", include=set(SAMPLING_FIELDS) | {"dataset", "tier"})
+    sampling = config.model_dump(
+        mode="json", include=set(SAMPLING_FIELDS) | {"dataset", "tier", "grid_steps", "options"}
+    )
     parts = {"student": student, "sampling": sampling, "reference": reference_hash}
     return hashlib.sha256(canonical(parts).encode()).hexdigest()

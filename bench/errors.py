@@ -54,5 +54,5 @@ def choose(value: str, kind: str, known: Iterable[str]) -> str:
     """Return ``value`` if it is known, whatever its case; a ConfigError names the nearest known one."""
     names = tuple(known)
     if value.lower() not in names:
-        raise ConfigError(f"unknown {kind} '{value}'{nearest_name(value, names)}")
+        raise ConfigError(f"unknown {kind} {value!r}{nearest_name(value, names)}")
     return value.lower()

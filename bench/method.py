@@ -103,8 +103,8 @@ class Method(BaseModel):
         name: what ``--method`` takes.
         summary: one line for listings.
         processes: diffusion processes it is defined for, the default first.
-        sampler: how its students are sampled.
         trains: False for methods that sample the teacher itself.
+        self_teacher: whether targets use a moving average of the student, which the engine then keeps.
         defaults: run settings (fields of RunConfig) that this method changes.
     """
 
@@ -113,7 +113,6 @@ class Method(BaseModel):
     name: ClassVar[str]
     summary: ClassVar[str]
     processes: ClassVar[tuple[str, ...]] = ("vp",)
-    sampler: ClassVar[str] = "ddim"
     trains: ClassVar[bool] = True
     self_teacher: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, object]] = {}
@@ -121,6 +120,10 @@ class Method(BaseModel):
     def default_schedule(self, nfe: int) -> Schedule:
         """Return the schedule that ends at ``nfe`` steps when the user gives none."""
         return ()
+
+    def sampler(self) -> str:
+        """Return the solver that samples what this method makes: ``ddim`` or ``heun``."""
+        return "ddim"
 
     def phases(self, schedule: Schedule) -> tuple[Phase, ...]:
         """Return the phases of a validated schedule; () means that nothing is trained."""

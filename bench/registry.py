@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 Component = TypeVar("Component")
 
+SHARED = frozenset({"base", "gaussians"})
+"""Modules beside the components that are none themselves."""
+
 
 def _built_in(package: str) -> dict[str, str]:
     path = importlib.import_module(package).__path__
-    return {module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(path) if module.name != "base"}
+    modules = (module.name for module in pkgutil.iter_modules(path) if module.name not in SHARED)
+    return {name: f"{package}.{name}" for name in modules}
 
 
 def _names(package: str) -> tuple[str, ...]:
@@ -45,7 +49,7 @@ def _load(package: str, kind: str, name: str, base: type[Component]) -> type[Com
             if not (inspect.isclass(loaded) and issubclass(loaded, base)) or getattr(loaded, "name", None) != name:
                 raise ConfigError(f"entry point {name} = {entry.value} is not a {base.__name__} named '{name}'")
             return loaded
-    raise ConfigError(f"unknown {kind} '{name}'{nearest_name(name, _names(package))}")
+    raise ConfigError(f"unknown {kind} {name!r}{nearest_name(name, _names(package))}")
 
 
 def method_names() -> tuple[str, ...]:
@@ -66,10 +70,20 @@ def load_method(name: str) -> type[Method]:
 
 
 def load_dataset(name: str) -> Dataset:
-    """Return the data set called ``name``; a ConfigError names the nearest one."""
+    """Return the data set called ``name``, or ``name:argument`` for one that takes an argument.
+
+    Raises:
+        ConfigError: there is none of that name; the message has the nearest one.
+    """
     from tractbench.datasets.base import Dataset
 
-    return _load("tractbench.datasets", "data set", name, Dataset)()
+    name, colon, argument = name.partition(":")
+    dataset = _load("tractbench.datasets", "data set", name, Dataset)
+    if not colon:
+        return dataset()
+    if not inspect.signature(dataset).parameters:
+        raise ConfigError(f"data set {name!r} takes no argument; leave {':' + argument!r} out")
+    return dataset(argument)
 
 
 def plugin_source_hash(component: type) -> str | None:

@@ -11,30 +11,41 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tractbench.config import GRID_STEPS, RunConfig, identity, student_id
+from tractbench.config import RunConfig, identity, student_id
 from tractbench.datasets.base import Dataset
+from tractbench.datasets.gaussians import Mixture
+from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
+from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
-from tractbench.evaluation.metrics import Scorer
+from tractbench.evaluation.ends import ENDS, TeacherEnds
+from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
-from tractbench.evaluation.sampling import evaluations_per_image, sample
+from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.files import sha256_file, write_atomic
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
-from tractbench.results.grid import save_grid
+from tractbench.results.pictures import Plane, save_grid, save_plane
 from tractbench.results.provenance import command_line, environment
-from tractbench.results.record import Metric, Record, Seconds, Training
+from tractbench.results.record import DistillationError, Metric, Record, Seconds, Training
 from tractbench.results.store import CHECKPOINT, STUDENT, Store
-from tractbench.teachers.load import Teacher, load_teacher
+from tractbench.seeds import generator
+from tractbench.teachers.load import Teacher, load_teacher, new_denoiser
 from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
-from tractbench.training.distill import Distillation, Distilled, LossPoint, distill
+from tractbench.training.distill import Distillation, LossPoint, distill, plan_phases
 
 GRID_COLUMNS = 6
 GRID_IMAGES = 36
+POINTS = 2000
+PATHS = 24
+
+Made = tuple[Denoiser, Training, tuple[DistillationError, ...]]
+"""What is sampled, what it took, and how far it is from the teacher's full sampler."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,8 @@ def run(
         InterruptedRunError: the run was stopped; the message says what is kept.
     """
     protocol = load_protocol(config.protocol)
-    teacher = load_teacher(config.teacher, config.dataset, config.process)
-    scorer = Scorer(dataset, protocol, config.chunk)
+    teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
+    scorer = make_scorer(dataset, protocol, config.chunk)
     student = student_id(config, method, teacher.hash, dataset.fingerprint)
     cell = identity(student, config, scorer.reference_hash)
     if not runtime.force and (found := store.find(cell)):
@@ -123,7 +134,7 @@ class _Job:
             "reference": self.scorer.reference_hash,
         }
         try:
-            network, training = self._student() if self.method.trains else (self._teacher_network(), Training())
+            network, training, errors = self._student() if self.method.trains else self._teacher_itself()
             sampling_started = time.perf_counter()
             metrics = self._score(network)
         except RunFailedError as error:
@@ -131,7 +142,7 @@ class _Job:
             self.store.append(failed)
             raise
         sampled = time.perf_counter()
-        self._draw_grid(network)
+        self._draw(network)
         student_file = self.folder / STUDENT
         record = Record.model_validate(
             {
@@ -139,8 +150,9 @@ class _Job:
                 "status": "done",
                 "metrics": metrics,
                 "floors": self.scorer.floors,
-                "nfe_spent": evaluations_per_image(network, self.teacher.process, self.dataset.shape, self.config.nfe),
-                "parameters": sum(p.numel() for p in network.parameters()),
+                "distillation_errors": errors,
+                "nfe_spent": self._evaluations(network),
+                "parameters": count_parameters(network),
                 "training": training,
                 "seconds": Seconds(
                     training=training.seconds,
@@ -154,10 +166,46 @@ class _Job:
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return record
 
-    def _teacher_network(self) -> nn.Module:
-        return copy.deepcopy(self.teacher.denoiser).to(self.runtime.device)
+    def _teacher_denoiser(self) -> Denoiser:
+        denoiser = self.teacher.denoiser
+        return copy.deepcopy(denoiser).to(self.runtime.device) if isinstance(denoiser, nn.Module) else denoiser
 
-    def _student(self) -> tuple[nn.Module, Training]:
+    @property
+    def _full_steps(self) -> int:
+        return self.config.schedule[0] if self.config.schedule else self.config.grid_steps
+
+    @property
+    def _steps(self) -> int:
+        """Steps of the sampler that spends the run's NFE."""
+        return solver_steps(self.method.sampler(), self.config.nfe)
+
+    @cached_property
+    def _teacher_ends(self) -> TeacherEnds:
+        ends = TeacherEnds(
+            self.store.cache,
+            self._teacher_denoiser(),
+            self.teacher.hash,
+            self.teacher.process,
+            self.dataset.shape,
+            self._full_steps,
+            clip=self.config.clip_sample,
+            classes=self.dataset.classes,
+            device=self.runtime.device,
+        )
+        if not ends.known:
+            with self.progress.task(f"teacher, {self._full_steps} steps", ENDS, "image") as task:
+                ends.compute(task)
+        return ends
+
+    def _teacher_itself(self) -> Made:
+        denoiser = self._teacher_denoiser()
+        error = self._teacher_ends.error(denoiser, self._steps, self.method.sampler())
+        return denoiser, Training(), (self._error(0, self._full_steps, self._steps, error),)
+
+    def _error(self, phase: int, start: int, end: int, error: float) -> DistillationError:
+        return DistillationError(phase=phase, start=start, end=end, error=error)
+
+    def _student(self) -> Made:
         """Return the student: from this store if it is there, else trained, from a checkpoint if there is one."""
         if not self.runtime.force:
             for path in self.store.student_files(self.student, STUDENT):
@@ -170,32 +218,62 @@ class _Job:
             self.teacher.process,
             self.teacher.denoiser,
             self.dataset.decode(self.dataset.train),
+            labels=self.dataset.train_labels,
             flips=self.dataset.flips,
+            new_network=self._new_network,
             device=self.runtime.device,
         )
         checkpoint = self.folder / CHECKPOINT
         if not checkpoint.exists() and not self.runtime.force:
             for other in self.store.student_files(self.student, CHECKPOINT)[:1]:
                 shutil.copyfile(other, checkpoint)
-        distilled = distill(run, self.student, checkpoint, self.progress, self.runtime.stop)
-        self._save_student(distilled)
-        return distilled.student, Training(steps=distilled.steps, images=distilled.images, seconds=distilled.seconds)
-
-    def _save_student(self, distilled: Distilled) -> None:
+        ends = self._teacher_ends
+        distilled = distill(
+            run,
+            self.student,
+            checkpoint,
+            self.progress,
+            stop=self.runtime.stop,
+            error=lambda student, phase: ends.error(student, phase.end),
+        )
+        errors = tuple(
+            self._error(index, phase.start, phase.end, error)
+            for index, (phase, error) in enumerate(
+                zip(self.method.phases(self.config.schedule), distilled.distillation_errors, strict=True), 1
+            )
+        )
+        training = Training(
+            steps=distilled.steps,
+            images=distilled.images,
+            seconds=distilled.seconds,
+            nonfinite_gradients=distilled.nonfinite_gradients,
+        )
+        write_atomic(self.folder / "loss.csv", loss_table(distilled.losses))
         header = {
             "student": self.student,
-            "steps": distilled.steps,
-            "images": distilled.images,
-            "seconds": distilled.seconds,
+            "training": training.model_dump(),
+            "distillation_errors": [error.model_dump() for error in errors],
         }
-        write_atomic(self.folder / "loss.csv", loss_table(distilled.losses))
         save_checkpoint(self.folder / STUDENT, distilled.student.state_dict(), header)
+        return distilled.student, training, errors
 
-    def _load_student(self, path: Path) -> tuple[nn.Module, Training] | None:
+    def _new_network(self, name: str) -> nn.Module:
+        preset = self.dataset.network(name, self.config.process)
+        return new_denoiser(preset, self.teacher.process, generator("student", self.config.seed, name))
+
+    def _final_network(self) -> nn.Module:
+        """Return a denoiser of the architecture that the last phase ends with."""
+        name = plan_phases(self.config, self.method.phases(self.config.schedule))[-1].network
+        denoiser = self._teacher_denoiser()
+        if name is None and isinstance(denoiser, nn.Module):
+            return denoiser
+        return self._new_network(name or "").to(self.runtime.device).requires_grad_(False).eval()
+
+    def _load_student(self, path: Path) -> Made | None:
         tensors, header = load_checkpoint(path, "delete it to train the student again")
         if header["student"] != self.student:
             return None
-        network = self._teacher_network()
+        network = self._final_network()
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
@@ -206,21 +284,24 @@ class _Job:
             for name in (STUDENT, "loss.csv"):
                 _link(path.parent / name, self.folder / name)
             self.progress.message(f"using the student of {reused_from}")
-        spent = {key: header[key] for key in ("steps", "images", "seconds")}
-        return network, Training(**spent, reused_from=reused_from)
+        training = Training.model_validate(header["training"] | {"reused_from": reused_from})
+        return network, training, tuple(DistillationError.model_validate(e) for e in header["distillation_errors"])
 
-    def _sample(self, network: nn.Module, seed: int, count: int, steps: int, task: Task | None) -> Iterator[Tensor]:
-        config = self.config
+    def _sample(
+        self, denoiser: Denoiser, seed: int, count: int, steps: int, solver: str, task: Task | None = None
+    ) -> Iterator[Tensor]:
         images = sample(
-            network,
+            denoiser,
             self.teacher.process,
             self.dataset.shape,
             seed,
             count,
             steps,
-            chunk=config.chunk,
+            chunk=min(count, self.config.chunk),
             batch=self.runtime.sample_batch,
-            clip=config.clip_sample,
+            solver=solver,
+            classes=self.dataset.classes,
+            clip=self.config.clip_sample,
             device=self.runtime.device,
             task=task,
         )
@@ -232,46 +313,68 @@ class _Job:
                 raise RunFailedError(f"sampling seed {seed} gave images that are not finite")
             yield batch
 
-    def _score(self, network: nn.Module) -> dict[str, Metric]:
+    def _evaluations(self, denoiser: Denoiser) -> int:
+        """Return how many denoiser evaluations the sampler really spends on an image, by counting them."""
+        counter = CountingDenoiser(denoiser)
+        for _ in self._sample(counter, 0, 1, self._steps, self.method.sampler()):
+            pass
+        return counter.evaluations
+
+    def _score(self, denoiser: Denoiser) -> dict[str, Metric]:
         config = self.config
         per_seed: list[dict[str, float]] = []
         with self.progress.task("sampling and scoring", config.samples * len(config.sampling_seeds), "image") as task:
             for seed in config.sampling_seeds:
-                batches = self._sample(network, seed, config.samples, config.nfe, task)
+                batches = self._sample(denoiser, seed, config.samples, self._steps, self.method.sampler(), task)
                 per_seed.append(self.scorer.score(self.dataset.quantise(batch) for batch in batches))
                 first = self.scorer.protocol.metrics[0]
                 task.advance(0, f"seed {seed}  {first} {per_seed[-1][first]:.4g}")
         return {name: Metric.of([scores[name] for scores in per_seed]) for name in self.scorer.protocol.metrics}
 
-    def _draw_grid(self, network: nn.Module) -> None:
-        """Draw the teacher in all its steps, the teacher in NFE steps and the student, from the same noise."""
-        config, count, seed = self.config, min(GRID_IMAGES, self.config.chunk), self.config.sampling_seeds[0]
-        full = config.schedule[0] if config.schedule else max(GRID_STEPS, config.nfe)
-        teacher = self._teacher_network()
-        jobs = {_panel("teacher", full): (teacher, full), _panel("teacher", config.nfe): (teacher, config.nfe)}
+    def _draw(self, denoiser: Denoiser) -> None:
+        """Draw samples of the teacher in all its steps, the teacher in the run's steps and the student."""
+        teacher, solver = self._teacher_denoiser(), self.method.sampler()
+        panels = {
+            _title("teacher", self._full_steps): (teacher, self._full_steps, "ddim"),
+            _title("teacher", self._steps): (teacher, self._steps, solver),
+        }
         if self.method.trains:
-            jobs[_panel(config.method, config.nfe)] = (network, config.nfe)
-        panels = {}
-        with self.progress.task("drawing samples", len(jobs), "panel") as task:
-            for title, (denoiser, steps) in jobs.items():
-                small = sample(
-                    denoiser,
-                    self.teacher.process,
-                    self.dataset.shape,
-                    seed,
-                    count,
-                    steps,
-                    chunk=count,
-                    clip=config.clip_sample,
-                    device=self.runtime.device,
-                )
-                panels[title] = self.dataset.decode(self.dataset.quantise(torch.cat(list(small))))
+            panels[_title(self.config.method, self._steps)] = (denoiser, self._steps, solver)
+        seed = self.config.sampling_seeds[0]
+        path = self.folder / "samples.png"
+        with self.progress.task("drawing samples", len(panels), "panel") as task:
+            if isinstance(self.dataset, Mixture):
+                self._draw_points(path, panels, seed, task)
+                return
+            images = {}
+            for title, job in panels.items():
+                shown = torch.cat(list(self._sample(job[0], seed, min(GRID_IMAGES, self.config.chunk), *job[1:])))
+                images[title] = self.dataset.decode(self.dataset.quantise(shown))
                 task.advance(1, title)
-        save_grid(self.folder / "samples.png", panels, GRID_COLUMNS)
+            save_grid(path, images, GRID_COLUMNS)
+
+    def _draw_points(self, path: Path, panels: dict[str, tuple[Denoiser, int, str]], seed: int, task: Task) -> None:
+        """Draw paths and samples in the plane of the first two coordinates."""
+        shown = {}
+        for title, (denoiser, steps, solver) in panels.items():
+            points = torch.cat(list(self._sample(denoiser, seed, POINTS, steps, solver)))
+            states = [prior_noise(self.teacher.process, self.dataset.shape, seed, range(PATHS))]
+            with torch.no_grad():
+                sample_ode(denoiser, self.teacher.process, states[0], steps, solver=solver,
+                           clip=self.config.clip_sample, on_step=states.append)  # fmt: skip
+            shown[title] = Plane(points.flatten(1)[:, :2], torch.stack(states).flatten(2)[..., :2])
+            task.advance(1, title)
+        density = self.dataset.density if isinstance(self.dataset, Mixture) and self.dataset.shape[0] == 2 else None
+        save_plane(path, shown, density)
 
 
-def _panel(name: str, steps: int) -> str:
+def _title(name: str, steps: int) -> str:
     return f"{name}, {steps} step{'s' * (steps != 1)}"
+
+
+def count_parameters(denoiser: Denoiser) -> int:
+    """Return the number of a network's parameters, 0 for a closed form."""
+    return sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
 
 
 def _link(source: Path, target: Path) -> None:

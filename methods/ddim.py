@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from tractbench.method import Method
 
 
 class DDIM(Method):
-    """Samples the teacher with as many equal steps as evaluations; nothing is trained."""
+    """Samples the teacher with as many equal steps as the evaluations allow; nothing is trained."""
 
     name: ClassVar[str] = "ddim"
-    summary: ClassVar[str] = "the teacher sampled in few DDIM steps, without distillation"
+    summary: ClassVar[str] = "the teacher sampled in few steps, without distillation"
+    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
     trains: ClassVar[bool] = False
+
+    solver: Literal["ddim", "heun"] = Field(
+        "ddim",
+        description="ddim (Euler's method for a VE teacher), or heun for VE teachers: 2 S - 1 evaluations in S steps",
+    )
+
+    def sampler(self) -> str:
+        """Return the chosen solver."""
+        return self.solver

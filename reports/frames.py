@@ -42,6 +42,7 @@ def _row(record: Record) -> dict[str, object]:
         "sampling_seeds": len(config.sampling_seeds),
         "samples": config.samples,
         "parameters": record.parameters,
+        "distillation_error": record.distillation_errors[-1].error if record.distillation_errors else None,
         "training_seconds": record.seconds.training,
         "status": record.status,
         "reason": record.reason or "",
@@ -89,6 +90,7 @@ def cell_frame(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
         row["sampling_seeds"] = int(done["sampling_seeds"].sum())
         row["nfe_spent"] = done["nfe_spent"].max() if len(done) else None
         row["parameters"] = done["parameters"].max() if len(done) else None
+        row["distillation_error"] = done["distillation_error"].astype(float).mean()
         row["training_seconds"] = done["training_seconds"].sum()
         row["reason"] = "" if len(done) else str(group["reason"].iloc[-1])
         row["folder"] = (done if len(done) else group)["folder"].iloc[-1]

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tractbench.errors import StoreError, nearest_name
 from tractbench.evaluation.protocols import load_protocol
-from tractbench.reports.figures import loss_figure
+from tractbench.reports.figures import error_figure, loss_figure
 from tractbench.reports.frames import budget_text, cell_frame, run_frame
 from tractbench.results.record import Record
 from tractbench.results.store import Store
@@ -28,6 +28,8 @@ METRIC_TITLES = {
     "fd_pixel_held_out": "FD, pixels, held out",
     "fd_feature_held_out": "FD, features, held out",
     "nn_ratio": "NN ratio",
+    "fd_exact": "FD to the truth",
+    "sliced_w2": "Sliced W2",
 }
 
 
@@ -100,7 +102,8 @@ def sections(records: list[Record]) -> list[Section]:
             f"training images{' and, apart, the held-out ones' if 'fd_pixel_held_out' in protocol.metrics else ''}. "
             + ("Behind a slash: the spread over training seeds. " if several_seeds else "")
             + "FD is the Fréchet distance, lower is better; none of these is a FID. NN ratio: distance to the nearest "
-            "training image over that to the nearest held-out one, 0 for a sampler that repeats its training images."
+            "training image over that to the nearest held-out one, 0 for a sampler that repeats its training images. "
+            "Distillation error: mean squared distance to the teacher's samples in all its steps from the same 512 noises."
         )
         rows, best = _rows(cells, protocol.metrics)
         result.append(
@@ -114,6 +117,7 @@ def _columns(metrics: tuple[str, ...]) -> list[Column]:
         Column("Method", False),
         Column("NFE"),
         *(Column(METRIC_TITLES.get(name, name), printed=not name.endswith("_held_out")) for name in metrics),
+        Column("Distillation error"),
         Column("Seeds"),
         Column("Budget"),
         Column("Schedule", False, printed=False),
@@ -138,7 +142,9 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell
         settings = f"failed: {cell['reason']}" if cell["reason"] else str(cell["settings"])
         parameters = cell["parameters"]
         known = parameters is not None and not math.isnan(parameters)
+        error = float(cell["distillation_error"])
         row += [
+            Cell("-" if math.isnan(error) else f"{error:.3g}", error if error == error else math.inf),
             Cell(seeds, cell["sampling_seeds"]),
             Cell(budget_text(cell["budget"]), cell["budget"]),
             Cell(str(cell["schedule"]).replace(",", " → ") or "-", str(cell["schedule"])),
@@ -246,5 +252,6 @@ def _run_view(store: Store, record: Record) -> dict[str, Any]:
         "title": f"{record.config.method}, {record.config.nfe} NFE, seed {record.config.seed} ({record.config.tier})",
         "picture": base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
         "losses": loss_figure(curve) if curve.exists() else None,
+        "errors": error_figure(record.distillation_errors) if len(record.distillation_errors) > 1 else None,
         "details": record.model_dump_json(indent=2),
     }

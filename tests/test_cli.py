@@ -19,7 +19,7 @@ BAD = [
     ((*RUN, "--schedule", "1024,32,1", "--nfe", "2"), "nfe is 2"),
     ((*RUN, "--nfe", "3"), "3 does not divide 32"),
     ((*RUN, "--nfe", "0"), "greater than or equal to 1"),
-    (("run", "--method", "ddim", "--dataset", "digits", "--nfe", "3"), "does not divide 1024 steps; try 4"),
+    (("run", "--method", "ddim", "--dataset", "digits", "--nfe", "3"), "do not divide the grid of 1024; try 4"),
     ((*RUN, "--budget", "0"), "give at least 256"),
     ((*RUN, "--budget", "512X"), "try 512K"),
     ((*RUN, "--budget", "99999999M"), "less than or equal to"),

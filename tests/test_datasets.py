@@ -29,8 +29,8 @@ def test_split_sizes(digits):
 
 def test_the_splits_are_all_of_scikit_learns_digits_each_once_with_its_label(digits):
     source = load_digits()
-    train = labelled(digits.train[:, 0].numpy(), digits.train_labels)
-    held_out = labelled(digits.held_out[:, 0].numpy(), digits.held_out_labels)
+    train = labelled(digits.train[:, 0].numpy(), digits.classifier_labels()[0])
+    held_out = labelled(digits.held_out[:, 0].numpy(), digits.classifier_labels()[1])
     assert train + held_out == labelled(source.images, source.target)
 
 
@@ -40,7 +40,7 @@ def test_no_image_is_in_both_splits(digits):
 
 
 def test_both_splits_hold_every_class(digits):
-    for labels in (digits.train_labels, digits.held_out_labels):
+    for labels in digits.classifier_labels():
         shares = np.bincount(labels, minlength=10) / len(labels)
         # a random tenth of 500 has a standard deviation of 0.013
         assert shares == pytest.approx([0.1] * 10, abs=0.06)
@@ -93,7 +93,9 @@ def one_pixel_up(images):
 
 @pytest.mark.parametrize("attribute", ["train", "held_out"])
 @pytest.mark.parametrize(
-    "change", [one_pixel_up, lambda x: x[:-1], lambda x: x.flip(0), lambda x: x.mT], ids=["pixel", "fewer", "order", "turn"]
+    "change",
+    [one_pixel_up, lambda x: x[:-1], lambda x: x.flip(0), lambda x: x.mT],
+    ids=["pixel", "fewer", "order", "turn"],
 )
 def test_fingerprint_changes_with_the_data(digits, attribute, change):
     assert changed(attribute, change).fingerprint != digits.fingerprint
@@ -139,8 +141,8 @@ def test_names_are_found_whatever_their_case():
     assert isinstance(load_dataset("DIGITS"), Digits)
 
 
-@pytest.mark.parametrize("name", dataset_names())
-def test_every_data_set_keeps_the_contract(name):
+@pytest.mark.parametrize("name", [name for name in dataset_names() if load_dataset(name).clips])
+def test_every_data_set_of_images_keeps_the_contract(name):
     dataset = load_dataset(name)
     assert dataset.name == name
     assert tuple(dataset.train.shape[1:]) == tuple(dataset.held_out.shape[1:]) == dataset.shape

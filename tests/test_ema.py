@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -32,6 +32,7 @@ def closed_form(values, momentum):
     return float(sum(w * Fraction(v) for w, v in zip(weights, values, strict=True)) / (1 - mu**n))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12), st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.999, 0.99999]))
 def test_average_has_its_closed_form(values, momentum):
     assert averaged(values, momentum) == pytest.approx(closed_form(values, momentum), rel=1e-12, abs=1e-9)

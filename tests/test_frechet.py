@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
@@ -44,6 +44,7 @@ def rotation(dimensions, seed):
     return torch.from_numpy(q)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.floats(-10, 10)] * 2, *[st.floats(0, 10)] * 2), min_size=1, max_size=8))
 def test_diagonal_covariances_have_a_closed_form(rows):
     means_a, means_b, stds_a, stds_b = zip(*rows, strict=True)
@@ -136,6 +137,7 @@ def test_agrees_with_torch_fidelity(count, dimensions):
     assert frechet_distance(fitted(x), fitted(y)) == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(1, 59), unique=True, max_size=10).map(sorted))
 def test_moments_agree_with_numpy_for_any_split(seed, splits):
     x = rng(seed).normal(size=(60, 4)) @ rng(seed + 1).normal(size=(4, 4)) + 3
@@ -165,7 +167,9 @@ def test_float32_features_are_summed_in_float64():
     x = (rng(17).normal(size=(5000, 2)) + 100).astype(np.float32)
     found = fitted(x, splits=range(50, 5000, 50))
     assert found.covariance.dtype == torch.float64
-    np.testing.assert_allclose(found.covariance.numpy(), np.cov(x.astype(np.float64), rowvar=False), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(
+        found.covariance.numpy(), np.cov(x.astype(np.float64), rowvar=False), rtol=1e-11, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1])

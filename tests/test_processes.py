@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tractbench.diffusion.processes import VP, per_sample
@@ -65,6 +65,7 @@ def test_ends_of_the_schedule_can_be_chosen(high, low):
     torch.testing.assert_close(ends, at(high, low), rtol=0, atol=1e-11)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_cross_is_antisymmetric_and_is_the_determinant_of_the_two_scales(t, s):
     process, t, s = VP(), at(t), at(s)

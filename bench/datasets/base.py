@@ -11,9 +11,33 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.processes import Process
 from tractbench.errors import ConfigError, nearest_name
 
 Settings = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class NetworkPreset:
+    """A denoiser's architecture.
+
+    Attributes:
+        network: name of the architecture.
+        arguments: its constructor's arguments.
+        parameterisation: how the network's output becomes x0.
+    """
+
+    network: str
+    arguments: Mapping[str, int]
+    parameterisation: str
+
+    @classmethod
+    def mlp(cls, process: str, **arguments: int) -> NetworkPreset:
+        """Return an MLP: predicting x0 from logSNR for VP, inside EDM's preconditioning for VE."""
+        if process == "ve":
+            return cls("mlp", {**arguments, "c_noise": 1}, "edm")
+        return cls("mlp", arguments, "x0")
 
 
 @dataclass(frozen=True)
@@ -21,10 +45,8 @@ class TeacherRecipe:
     """How a teacher for a data set is trained from scratch.
 
     Attributes:
-        network: name of the network preset.
-        arguments: its constructor's arguments.
-        parameterisation: how the network's output becomes x0.
-        weight_cap: the x0 loss is weighted by SNR limited to [1, weight_cap].
+        network: name of one of the data set's networks.
+        weight_cap: the x0 loss is weighted by SNR limited to [1, weight_cap]; for VE, SNR is sigma_data^2 / sigma^2.
         steps: optimiser steps.
         batch: images a step.
         lr: peak learning rate, warmed up over the first tenth at most 500 steps, then a half cosine to 0.
@@ -32,8 +54,6 @@ class TeacherRecipe:
     """
 
     network: str
-    arguments: Mapping[str, int]
-    parameterisation: str
     weight_cap: float
     steps: int
     batch: int
@@ -50,8 +70,11 @@ class Dataset:
         shape: (C, H, W).
         levels: grey levels an image can have; 256 for 8-bit images.
         classes: number of classes used for conditioning; 0 for none.
+        flips: whether training images are mirrored at random.
+        clips: whether predicted images may be clipped to [-1, 1]; data without bounds may not.
         processes: processes it has a teacher for, the default first.
-        teachers: name of the default teacher card for each process.
+        teachers: name of the default teacher card for each process, or ``exact`` where the teacher is a closed form.
+        networks: sizes of network that a student or teacher can have, by name; the first is the usual one.
         recipes: how ``tractbench teacher train`` trains a teacher for each process.
         features: name of the feature extractor for the Frechet feature distance.
         protocol: name of the default evaluation protocol.
@@ -64,8 +87,10 @@ class Dataset:
     levels: ClassVar[int] = 256
     classes: ClassVar[int] = 0
     flips: ClassVar[bool] = False
+    clips: ClassVar[bool] = True
     processes: ClassVar[tuple[str, ...]] = ("vp",)
     teachers: ClassVar[Mapping[str, str]] = {}
+    networks: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     recipes: ClassVar[Mapping[str, TeacherRecipe]] = {}
     features: ClassVar[str]
     protocol: ClassVar[str] = "raw"
@@ -80,6 +105,21 @@ class Dataset:
     def held_out(self) -> Tensor:
         """Images that nothing is trained on, ``[N, C, H, W]``, uint8 grey levels."""
         raise NotImplementedError
+
+    @property
+    def train_labels(self) -> Tensor | None:
+        """Classes of the training images ``[N]``, None if runs are not conditional."""
+        return None
+
+    def exact_denoiser(self, process: Process) -> Denoiser:
+        """Return the closed form of the optimal denoiser, for data that has one."""
+        raise ConfigError(f"data set '{self.name}' has no exact teacher; choose a card with --teacher")
+
+    def network(self, name: str, process: str) -> NetworkPreset:
+        """Return one of the data set's architectures for a process."""
+        if name not in self.networks:
+            raise ConfigError(f"data set '{self.name}' has no network {name!r}{nearest_name(name, self.networks)}")
+        return NetworkPreset.mlp(process, **self.networks[name])
 
     def decode(self, grey: Tensor) -> Tensor:
         """Map grey levels to float32 images in [-1, 1]."""
@@ -102,13 +142,13 @@ class Dataset:
         """Return a tier's name and settings; None means the default tier."""
         tier = tier or next(iter(self.tiers))
         if tier not in self.tiers:
-            raise ConfigError(f"data set '{self.name}' has no tier '{tier}'{nearest_name(tier, self.tiers)}")
+            raise ConfigError(f"data set '{self.name}' has no tier {tier!r}{nearest_name(tier, self.tiers)}")
         return tier, self.tiers[tier]
 
     def recipe(self, process: str) -> TeacherRecipe:
         """Return the recipe for a teacher of a process."""
         if process not in self.recipes:
             raise ConfigError(
-                f"data set '{self.name}' has no recipe for a '{process}' teacher{nearest_name(process, self.recipes)}"
+                f"data set '{self.name}' has no recipe for a {process!r} teacher{nearest_name(process, self.recipes)}"
             )
         return self.recipes[process]

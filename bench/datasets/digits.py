@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset, Settings, TeacherRecipe
 
-MLP_SMALL = {"channels": 1, "size": 8, "width": 128, "blocks": 3, "embedding": 64}
 TRAINING_IMAGES = 1297
 
 
@@ -24,9 +23,15 @@ class Digits(Dataset):
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     levels: ClassVar[int] = 17
     features: ClassVar[str] = "digits-classifier"
-    teachers: ClassVar[Mapping[str, str]] = {"vp": "digits-vp"}
+    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
+    teachers: ClassVar[Mapping[str, str]] = {"vp": "digits-vp", "ve": "digits-ve"}
+    networks: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "mlp": {"channels": 1, "size": 8, "width": 128, "blocks": 3, "embedding": 64},
+        "mlp-third": {"channels": 1, "size": 8, "width": 72, "blocks": 3, "embedding": 48},
+    }
     recipes: ClassVar[Mapping[str, TeacherRecipe]] = {
-        "vp": TeacherRecipe("mlp", MLP_SMALL, "x0", weight_cap=5.0, steps=3000, batch=256, lr=1e-3, ema=0.999)
+        process: TeacherRecipe("mlp", weight_cap=5.0, steps=3000, batch=256, lr=1e-3, ema=0.999)
+        for process in ("vp", "ve")
     }
     tiers: ClassVar[Mapping[str, Settings]] = {
         "small": {"budget": 1 << 19, "batch": 128, "samples": 5000, "chunk": 500},
@@ -53,12 +58,6 @@ class Digits(Dataset):
         """Held-out images ``[500, 1, 8, 8]``, uint8 in 0..16."""
         return self._split[0][TRAINING_IMAGES:]
 
-    @property
-    def train_labels(self) -> Tensor:
-        """Classes of the training images ``[1297]``, for the feature classifier only."""
-        return self._split[1][:TRAINING_IMAGES]
-
-    @property
-    def held_out_labels(self) -> Tensor:
-        """Classes of the held-out images ``[500]``."""
-        return self._split[1][TRAINING_IMAGES:]
+    def classifier_labels(self) -> tuple[Tensor, Tensor]:
+        """Return the classes of training and held-out images, ``[1297]`` and ``[500]``, for the feature classifier."""
+        return self._split[1][:TRAINING_IMAGES], self._split[1][TRAINING_IMAGES:]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from tractbench.diffusion.processes import Process
+from tractbench.diffusion.processes import Process, per_sample
+
+SIGMA_DATA = 0.5
+"""EDM's standard deviation of images in [-1, 1]."""
 
 
 class Denoiser(Protocol):
@@ -34,6 +38,38 @@ class X0Denoiser(nn.Module):
         dtype = next(self.net.parameters()).dtype
         x0: Tensor = self.net(x_t.to(dtype), self.process.log_snr(t).to(dtype), labels)
         return x0
+
+
+class EDMDenoiser(nn.Module):
+    """EDM's preconditioning D = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, table 1).
+
+    The state is rounded to the network's dtype before the coefficients are formed, and the sum is taken in it.
+
+    Args:
+        net: the network F, called as ``net(c_in x, ln(sigma) / 4, labels)``.
+        process: a variance-exploding process.
+        sigma_data: assumed standard deviation of the data.
+    """
+
+    def __init__(self, net: nn.Module, process: Process, sigma_data: float = SIGMA_DATA) -> None:
+        super().__init__()
+        self.net = net
+        self.process = process
+        self.sigma_data = sigma_data
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return x0 in the network's dtype."""
+        dtype = next(self.net.parameters()).dtype
+        sigma = self.process.sigma(t).to(dtype)
+        x, total = x_t.to(dtype), sigma**2 + self.sigma_data**2
+        c_skip, c_out, c_in = self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
+        raw = self.net(per_sample(c_in, x) * x, sigma.log() / 4, labels)
+        x0: Tensor = per_sample(c_skip, x) * x + per_sample(c_out, x) * raw
+        return x0
+
+
+PARAMETERISATIONS: dict[str, Callable[[nn.Module, Process], nn.Module]] = {"x0": X0Denoiser, "edm": EDMDenoiser}
+"""Ways to make a network a denoiser, by the name that cards use."""
 
 
 class CountingDenoiser:

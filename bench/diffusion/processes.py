@@ -7,6 +7,7 @@ visits t = 1, (S-1)/S, ..., 0, so a step index i of S is the exact quotient i/S.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,11 +57,17 @@ class VP:
     name: str = "vp"
     prior_std: float = 1.0
 
+    @property
+    def _start(self) -> float:
+        return math.atan(math.exp(-self.log_snr_max / 2))
+
+    @property
+    def _turn(self) -> float:
+        return math.atan(math.exp(-self.log_snr_min / 2)) - self._start
+
     def phi(self, t: Tensor) -> Tensor:
         """Angle of the rotation at t."""
-        b = math.atan(math.exp(-self.log_snr_max / 2))
-        a = math.atan(math.exp(-self.log_snr_min / 2)) - b
-        return a * t.double() + b
+        return self._turn * t.double() + self._start
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at t."""
@@ -76,4 +83,46 @@ class VP:
 
     def cross(self, t: Tensor, s: Tensor) -> Tensor:
         """alpha(s) sigma(t) - alpha(t) sigma(s) = sin(phi(t) - phi(s))."""
-        return torch.sin(self.phi(t) - self.phi(s))
+        return torch.sin(self._turn * (t.double() - s.double()))
+
+
+@dataclass(frozen=True)
+class VE:
+    """The variance-exploding process on EDM's noise levels (Karras et al. 2022, eq. 5, rho = 7).
+
+    With i = t * steps, sigma(t) = (smin^(1/7) + (i-1)/(steps-1) (smax^(1/7) - smin^(1/7)))^7 for i >= 1, so that the
+    steps of a sampler are the grid's points, and sigma(0) = 0; between them sigma grows linearly.
+    """
+
+    steps: int = 40
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    name: str = "ve"
+
+    @property
+    def prior_std(self) -> float:
+        """The largest sigma: the data's own spread is nothing beside it."""
+        return self.sigma_max
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale, 1 everywhere."""
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t."""
+        low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
+        index = t.double() * self.steps
+        root = low + (index.clamp(min=1.0) - 1) / max(1, self.steps - 1) * (high - low)
+        return root**7 * index.clamp(max=1.0)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """-2 ln sigma at t; infinite at t = 0."""
+        return -2 * torch.log(self.sigma(t))
+
+    def cross(self, t: Tensor, s: Tensor) -> Tensor:
+        """alpha(s) sigma(t) - alpha(t) sigma(s) = sigma(t) - sigma(s)."""
+        return self.sigma(t) - self.sigma(s)
+
+
+PROCESSES: dict[str, Callable[[int], Process]] = {"vp": lambda steps: VP(), "ve": VE}
+"""Processes by name, each made for a time grid of so many steps."""

@@ -71,7 +71,7 @@ def train_classifier(
     """
     network = build_network("classifier", CLASSIFIER_ARGUMENTS, generator("classifier", seed, "weights"))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    images, labels = dataset.decode(dataset.train), dataset.train_labels
+    images, (labels, held_out_labels) = dataset.decode(dataset.train), dataset.classifier_labels()
     with progress.task("training classifier", steps, "step") as task:
         for step in range(steps):
             random = generator("classifier", seed, step)
@@ -85,7 +85,7 @@ def train_classifier(
             optimiser.step()
             task.advance(1, f"loss {float(loss.detach()):.4g}" if (step + 1) % 20 == 0 else "")
     with torch.no_grad():
-        right = network(dataset.decode(dataset.held_out)).argmax(1) == dataset.held_out_labels
+        right = network(dataset.decode(dataset.held_out)).argmax(1) == held_out_labels
     command = "tractbench features train --dataset digits"
     command += f" --seed {seed}" * (seed != 0) + f" --steps {steps}" * (steps != CLASSIFIER_STEPS)
     return write_card(

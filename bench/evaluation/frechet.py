@@ -21,6 +21,8 @@ class RunningMoments:
 
     def add(self, features: Tensor) -> None:
         """Add features ``[B, D]``."""
+        if len(features) == 0:
+            return
         rows = features.double().cpu()
         if self._shift is None:  # sums about a point near the mean: no cancellation in the covariance
             self._shift = rows.mean(0)
@@ -56,8 +58,8 @@ class Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the squared Wasserstein-2 distance.
 
-    The trace of the root is the sum of the singular values of R_a^T R_b: unlike the roots of the eigenvalues of the
-    product they lose no digits where a covariance is singular. Both factors are kept with their Gaussians.
+    The trace of the root is the sum of the singular values of R_a^T R_b. Where a covariance is singular, rounding
+    leaves about 1e-8 of its scale; full-rank ones keep some 14 digits. Both factors are kept with their Gaussians.
     """
     mean = (a.mean - b.mean).square().sum()
     root_trace = torch.linalg.svdvals(a.root.T @ b.root).sum()

@@ -26,8 +26,8 @@ class Protocol(BaseModel):
 
     name: str
     resize: Literal["none"]
-    quantise: Literal["round"]
-    reference: Literal["train"]
+    quantise: Literal["round", "none"]
+    reference: Literal["train", "exact"]
     reported: Literal["mean"]
     metrics: tuple[str, ...]
 
@@ -40,12 +40,20 @@ PROTOCOLS: Mapping[str, Protocol] = {
         reference="train",
         reported="mean",
         metrics=("fd_pixel", "fd_feature", "fd_pixel_held_out", "fd_feature_held_out", "nn_ratio"),
-    )
+    ),
+    "exact": Protocol(
+        name="exact",
+        resize="none",
+        quantise="none",
+        reference="exact",
+        reported="mean",
+        metrics=("fd_exact", "sliced_w2"),
+    ),
 }
 
 
 def load_protocol(name: str) -> Protocol:
     """Return a protocol by name; a ConfigError names the nearest one."""
     if name not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol '{name}'{nearest_name(name, PROTOCOLS)}")
+        raise ConfigError(f"unknown protocol {name!r}{nearest_name(name, PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
+from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
-from tractbench.diffusion.solvers import ddim_sample
+from tractbench.diffusion.solvers import sample_ode
 from tractbench.progress import Task
 from tractbench.seeds import generator
 
@@ -23,6 +23,12 @@ def prior_noise(process: Process, shape: tuple[int, ...], seed: int, indices: ra
     return noise * process.prior_std
 
 
+def prior_labels(classes: int, seed: int, indices: range) -> Tensor:
+    """Return the classes of images ``indices`` of a sampling seed, uniform and independent, ``[len(indices)]``."""
+    draws = [torch.randint(classes, (), generator=generator("label", seed, index)) for index in indices]
+    return torch.stack(draws)
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -34,6 +40,8 @@ def sample(
     *,
     chunk: int,
     batch: int | None = None,
+    solver: str = "ddim",
+    classes: int = 0,
     clip: bool = True,
     device: str = "cpu",
     task: Task | None = None,
@@ -49,10 +57,12 @@ def sample(
         shape: (C, H, W).
         seed: sampling seed.
         count: number of images.
-        steps: DDIM steps.
+        steps: steps of the solver.
         chunk: images in one network call; another chunk size may give other bits.
         batch: images in one yielded tensor, rounded up to whole chunks; never changes a bit. None: one chunk.
-        clip: clip x0 to [-1, 1] in every step.
+        solver: ``ddim`` or ``heun``.
+        classes: number of classes, each image's drawn like its noise; 0 for no labels.
+        clip: clip x0 to [-1, 1] in every DDIM step.
         device: where the network runs.
         task: told of every finished image.
 
@@ -63,7 +73,8 @@ def sample(
     held: list[Tensor] = []
     for first in range(0, count, chunk):
         noise = prior_noise(process, shape, seed, range(first, first + chunk)).to(device)
-        images = ddim_sample(denoiser, process, noise, steps, clip=clip).cpu()
+        labels = prior_labels(classes, seed, range(first, first + chunk)).to(device) if classes else None
+        images = sample_ode(denoiser, process, noise, steps, labels, solver=solver, clip=clip).cpu()
         held.append(images[: count - first])
         if task:
             task.advance(len(held[-1]))
@@ -72,11 +83,3 @@ def sample(
             held = []
     if held:
         yield torch.cat(held)
-
-
-def evaluations_per_image(denoiser: Denoiser, process: Process, shape: tuple[int, int, int], steps: int) -> int:
-    """Return how many denoiser evaluations the sampler really spends on an image, by counting them."""
-    counter = CountingDenoiser(denoiser)
-    for _ in sample(counter, process, shape, seed=0, count=1, steps=steps, chunk=1):
-        pass
-    return counter.evaluations

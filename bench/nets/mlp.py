@@ -35,6 +35,7 @@ class MLP(nn.Module):
         width: hidden width.
         blocks: number of residual blocks.
         embedding: width of the noise embedding.
+        c_noise: 1 if the noise level is given as EDM's ln(sigma) / 4 instead of logSNR.
         classes: number of classes; 0 makes the network unconditional and labels are then ignored.
     """
 
@@ -45,11 +46,13 @@ class MLP(nn.Module):
         width: int,
         blocks: int,
         embedding: int,
+        c_noise: int = 0,
         classes: int = 0,
     ) -> None:
         super().__init__()
         pixels = channels * size * size
         self.embedding = embedding
+        self.c_noise = bool(c_noise)
         self.time = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(classes, embedding) if classes else None
         self.input = nn.Linear(pixels, width)
@@ -69,8 +72,9 @@ class MLP(nn.Module):
                     fan_in = 1 if name.startswith("label") else parameter.shape[1]
                     parameter.normal_(std=fan_in**-0.5, generator=generator)
 
-    def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the prediction for ``x`` ``[B, C, H, W]`` at ``log_snr`` ``[B]``, same shape as ``x``."""
+    def forward(self, x: Tensor, noise_level: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the prediction for ``x`` ``[B, C, H, W]`` at ``noise_level`` ``[B]``, same shape as ``x``."""
+        log_snr = -8 * noise_level if self.c_noise else noise_level  # c_noise = ln(sigma) / 4, logSNR = -2 ln(sigma)
         e = self.time(sinusoidal(1000 * log_snr_to_unit(log_snr), self.embedding))
         if self.label is not None:
             if labels is None:

@@ -32,12 +32,31 @@ class Metric(Frozen):
 
 
 class Training(Frozen):
-    """What was spent on the student; all zero for a method that trains nothing."""
+    """What was spent on the student; all zero for a method that trains nothing.
+
+    Attributes:
+        nonfinite_gradients: entries of gradients that were replaced.
+        reused_from: folder of the run that trained the student, if it was another one.
+    """
 
     steps: int = 0
     images: int = 0
     seconds: float = 0.0
+    nonfinite_gradients: int = 0
     reused_from: str | None = None
+
+
+class DistillationError(Frozen):
+    """Mean squared L2 distance to the teacher's full sampler from the same 512 noises, after a phase.
+
+    The first phase is 1; ``error`` belongs to the student of ``end`` steps. For a method that trains nothing, phase 0
+    is the teacher in the run's steps.
+    """
+
+    phase: int
+    start: int
+    end: int
+    error: float
 
 
 class Seconds(Frozen):
@@ -55,6 +74,7 @@ class Record(Frozen):
         status: ``failed`` runs have a reason and no metrics.
         metrics: scores by name.
         floors: what held-out real images score.
+        distillation_errors: distance to the teacher's full sampler after each phase.
         nfe_spent: denoiser evaluations an image really took, counted.
         parameters: parameters of the sampled network.
         hashes: sha256 of the teacher, the data, the reference statistics and the student's file.
@@ -72,6 +92,7 @@ class Record(Frozen):
     config: RunConfig
     metrics: dict[str, Metric] = {}
     floors: dict[str, float] = {}
+    distillation_errors: tuple[DistillationError, ...] = ()
     nfe_spent: int | None = None
     parameters: int | None = None
     training: Training = Training()

@@ -58,6 +58,11 @@ class Store:
         name = f"{config.method}-{config.dataset}-{config.tier}-nfe{config.nfe}-seed{config.seed}"
         return self.root / f"{name}-{student[:8]}-{identity[:8]}"
 
+    @property
+    def cache(self) -> Path:
+        """Folder of what can be computed again."""
+        return self.root / "cache"
+
     @contextmanager
     def lock(self, folder: Path) -> Iterator[None]:
         """Keep a second process out of a run's folder."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from tractbench.cards import TeacherCard, load_network, read_card
 from tractbench.config import canonical
-from tractbench.diffusion.denoiser import X0Denoiser
-from tractbench.diffusion.processes import VP, Process
+from tractbench.datasets.base import Dataset, NetworkPreset
+from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser
+from tractbench.diffusion.processes import PROCESSES, Process
 from tractbench.errors import ConfigError, nearest_name
+from tractbench.nets.build import build_network
 
-PARAMETERISATIONS: Mapping[str, Callable[[nn.Module, Process], nn.Module]] = {"x0": X0Denoiser}
-PROCESSES: Mapping[str, Callable[[], Process]] = {"vp": VP}
+EXACT = "exact"
+"""The teacher's name on data whose optimal denoiser is a closed form."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,14 @@ class Teacher:
     """A loaded teacher.
 
     Attributes:
-        card: where it comes from.
-        denoiser: the network as a denoiser, without gradients.
+        name: the card's name, or ``exact``.
+        denoiser: the network as a denoiser, without gradients, or a closed form.
         process: the process it denoises.
         hash: sha256 of the weights' hash and of all that turns them into a denoiser.
     """
 
-    card: TeacherCard
-    denoiser: nn.Module
+    name: str
+    denoiser: Denoiser
     process: Process
     hash: str
 
@@ -44,20 +46,28 @@ def wrap(network: nn.Module, parameterisation: str, process: Process) -> nn.Modu
     return PARAMETERISATIONS[parameterisation](network, process)
 
 
-def load_teacher(name_or_path: str, dataset: str, process_name: str) -> Teacher:
-    """Load a teacher by its shipped name or its card's path.
+def new_denoiser(preset: NetworkPreset, process: Process, random: torch.Generator) -> nn.Module:
+    """Return a denoiser of some architecture with weights drawn from a generator."""
+    return wrap(build_network(preset.network, preset.arguments, random), preset.parameterisation, process)
+
+
+def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_steps: int) -> Teacher:
+    """Load a teacher by its shipped name or its card's path, or take the data's closed form by the name ``exact``.
 
     Raises:
         ConfigError: it was made for another data set or process.
         DamagedFileError: its weights are not what the card promises.
     """
+    process = PROCESSES[process_name](grid_steps)
+    if name_or_path == EXACT:
+        digest = hashlib.sha256(canonical([EXACT, process_name, dataset.fingerprint]).encode()).hexdigest()
+        return Teacher(EXACT, dataset.exact_denoiser(process), process, digest)
     card, folder = read_card(name_or_path, TeacherCard)
-    if (card.dataset, card.process) != (dataset, process_name):
+    if (card.dataset, card.process) != (dataset.name, process_name):
         raise ConfigError(
             f"teacher '{card.name}' is for data set '{card.dataset}' and process '{card.process}', "
-            f"not '{dataset}' and '{process_name}'; choose another with --teacher"
+            f"not '{dataset.name}' and '{process_name}'; choose another with --teacher"
         )
-    process = PROCESSES[process_name]()
     denoiser = wrap(load_network(card, folder), card.parameterisation, process)
     parts = card.model_dump(include={"network", "arguments", "parameterisation", "process", "sha256"})
-    return Teacher(card, denoiser, process, hashlib.sha256(canonical(parts).encode()).hexdigest())
+    return Teacher(card.name, denoiser, process, hashlib.sha256(canonical(parts).encode()).hexdigest())

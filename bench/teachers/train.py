@@ -10,15 +10,17 @@ import torch
 
 from tractbench.cards import TeacherCard, write_card
 from tractbench.datasets.base import Dataset, TeacherRecipe
-from tractbench.diffusion.processes import per_sample
+from tractbench.diffusion.denoiser import SIGMA_DATA
+from tractbench.diffusion.processes import PROCESSES, per_sample
 from tractbench.errors import ConfigError, RunFailedError
-from tractbench.nets.build import build_network
 from tractbench.progress import Progress
 from tractbench.seeds import generator
-from tractbench.teachers.load import PROCESSES, wrap
+from tractbench.teachers.load import new_denoiser
 from tractbench.training.ema import BiasCorrectedEMA
 
 LOG_EVERY = 20
+TIME_STEPS = 1024
+"""Grid that teachers are trained on; on EDM's noise levels, times finer than any sampler's."""
 
 
 def learning_rate(recipe: TeacherRecipe, step: int) -> float:
@@ -52,9 +54,10 @@ def train_teacher(
             raise ConfigError(f"steps {steps}: a teacher needs at least 1; the recipe has {recipe.steps}")
         recipe = replace(recipe, steps=steps)
     name = f"{dataset.name}-{process_name}"
-    process = PROCESSES[process_name]()
-    network = build_network(recipe.network, recipe.arguments, generator("teacher", name, seed, "weights"))
-    denoiser = wrap(network, recipe.parameterisation, process)
+    process = PROCESSES[process_name](TIME_STEPS)
+    preset = dataset.network(recipe.network, process_name)
+    denoiser = new_denoiser(preset, process, generator("teacher", name, seed, "weights"))
+    data_scale = SIGMA_DATA if process_name == "ve" else 1.0  # SNR in units of the data's own variance
     parameters = list(denoiser.parameters())
     average = BiasCorrectedEMA(denoiser, recipe.ema, torch.float64)
     optimiser = torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
@@ -67,7 +70,7 @@ def train_teacher(
             t = 1 - torch.rand(recipe.batch, dtype=torch.float64, generator=random)  # in (0, 1]
             noise = torch.randn(x0.shape, generator=random)
             x_t = per_sample(process.alpha(t), x0) * x0 + per_sample(process.sigma(t), x0) * noise
-            weight = torch.exp(process.log_snr(t)).clamp(1.0, recipe.weight_cap)
+            weight = (data_scale**2 * torch.exp(process.log_snr(t))).clamp(1.0, recipe.weight_cap)
             loss = (weight * (denoiser(x_t, t) - x0).square().flatten(1).sum(1)).mean()
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, step)
@@ -90,14 +93,14 @@ def train_teacher(
     return write_card(
         TeacherCard,
         folder,
-        network,
+        denoiser.get_submodule("net"),
         name=name,
         summary=f"{process_name.upper()} denoiser for {dataset.name}, {recipe.network}",
         dataset=dataset.name,
-        network=recipe.network,
-        arguments=dict(recipe.arguments),
+        network=preset.network,
+        arguments=dict(preset.arguments),
         licence="Apache-2.0",
         command=command,
         process=process_name,
-        parameterisation=recipe.parameterisation,
+        parameterisation=preset.parameterisation,
     )

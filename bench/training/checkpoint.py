@@ -10,24 +10,30 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
 from tractbench.files import write_atomic
 
-DIGEST = "sha256_of_tensors"
+DIGEST = "sha256"
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of named tensors: names, dtypes, shapes and bytes."""
-    return hashlib.sha256(save({name: t.contiguous() for name, t in tensors.items()})).hexdigest()
+def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+    """Return the sha256 of a header and of named tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a header; the file carries the tensors' hash, so that damage is seen when it is read."""
+    """Write tensors and a header; the file carries the hash of both, so that damage is seen when it is read."""
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    metadata = {"header": json.dumps(header), DIGEST: tensors_digest(data)}
+    text = json.dumps(header)
+    metadata = {"header": text, DIGEST: _digest(data, text)}
     write_atomic(path, lambda temporary: save_file(data, temporary, metadata=metadata))
 
 
@@ -44,8 +50,8 @@ def load_checkpoint(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[st
         header = json.loads(metadata["header"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
-    if tensors_digest(tensors) != metadata.get(DIGEST):
-        raise DamagedFileError(f"{path} is damaged: its tensors do not have the hash it was written with; {remedy}")
+    if _digest(tensors, metadata["header"]) != metadata.get(DIGEST):
+        raise DamagedFileError(f"{path} is damaged: it does not have the hash it was written with; {remedy}")
     return tensors, header
 
 

@@ -26,16 +26,21 @@ from tractbench.training.ema import BiasCorrectedEMA, load_parameters
 
 LOG_EVERY = 20
 CHECKPOINT_EVERY = 500
+INFINITE_GRADIENT = 1e5
 
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """When a phase starts, how many steps it has and the inference momentum in it."""
+    """When a phase starts, how many steps it has, the inference momentum in it, and its student's network.
+
+    ``network`` is the name of one of the data set's networks, or None for the teacher's own.
+    """
 
     phase: Phase
     first_step: int
     steps: int
     momentum: float
+    network: str | None
 
 
 @dataclass(frozen=True)
@@ -55,32 +60,37 @@ class Distilled:
     Attributes:
         student: the inference average, in the student's dtype, without gradients.
         losses: the loss curve.
+        distillation_errors: what the run was asked to measure at the end of each phase.
+        nonfinite_gradients: entries of gradients that were replaced.
         steps: optimiser steps.
         images: training images really seen.
-        parameters: parameters of the student network.
         seconds: time spent training, over all sessions.
     """
 
     student: nn.Module
     losses: tuple[LossPoint, ...]
+    distillation_errors: tuple[float, ...]
+    nonfinite_gradients: int
     steps: int
     images: int
-    parameters: int
     seconds: float
 
 
 def plan_phases(config: RunConfig, phases: tuple[Phase, ...]) -> tuple[PhasePlan, ...]:
     """Split the budget: floor(images / (batch * phases)) steps a phase, the spare ones to the last.
 
-    The inference momentum is ``mu_i`` or r^(1/N) with N the steps of the phase.
+    The inference momentum is ``mu_i`` or r^(1/N) with N the steps of the phase. The first phase that repeats its steps
+    moves the student into the network that the run names.
     """
     total = config.budget // config.batch
     each = config.budget // (config.batch * len(phases))
     plans = []
+    network = None
     for index, phase in enumerate(phases):
         steps = each if index < len(phases) - 1 else total - each * index
         momentum = config.mu_i if config.mu_i is not None else config.ema_residual ** (1 / steps)
-        plans.append(PhasePlan(phase, each * index, steps, momentum))
+        network = config.student if phase.group == 1 else network
+        plans.append(PhasePlan(phase, each * index, steps, momentum, network))
     return tuple(plans)
 
 
@@ -91,9 +101,11 @@ class Distillation:
         config: the run.
         method: its method.
         process: the diffusion process.
-        teacher: the denoiser network to distil; it is left unchanged.
+        teacher: the denoiser to distil; it is left unchanged.
         images: training images ``[N, C, H, W]`` in [-1, 1].
+        labels: their classes ``[N]``, for class-conditional networks.
         flips: mirror each drawn image with probability one half.
+        new_network: makes a denoiser of the named network, for students that do not start from the teacher's weights.
         device: where the networks run; random numbers are always drawn on the CPU.
     """
 
@@ -102,36 +114,66 @@ class Distillation:
         config: RunConfig,
         method: Method,
         process: Process,
-        teacher: nn.Module,
+        teacher: Denoiser,
         images: Tensor,
+        *,
+        labels: Tensor | None = None,
         flips: bool = False,
+        new_network: Callable[[str], nn.Module] | None = None,
         device: str = "cpu",
     ) -> None:
         self.config, self.method, self.process = config, method, process
-        self.images, self.flips, self.device = images, flips, device
+        self.images, self.labels, self.flips, self.device = images, labels, flips, device
+        self._new_network = new_network
+        self._original = teacher
         self.plans = plan_phases(config, method.phases(config.schedule))
         self.total = sum(plan.steps for plan in self.plans)
-        self.teacher = copy.deepcopy(teacher).to(device).requires_grad_(False).eval()
-        self.student = copy.deepcopy(teacher).to(device).requires_grad_(True).train()
-        self._parameters = list(self.student.parameters())
-        self.self_teacher = BiasCorrectedEMA(self.student, config.mu_s) if method.self_teacher else None
-        self.inference = BiasCorrectedEMA(self.student, self.plans[0].momentum, torch.float64)
-        self.optimiser = self._new_optimiser()
         self.step = 0
         self.seconds = 0.0
         self.losses: list[LossPoint] = []
+        self.distillation_errors: list[float] = []
+        self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._recent: list[Tensor] = []
-
-    def _new_optimiser(self) -> torch.optim.Adam:
-        return torch.optim.Adam(self._parameters, lr=self.config.lr, betas=(0.9, 0.999), fused=True)
+        self.teacher = self._teacher_of(0)
+        self._set_student(self._network_of(0))
 
     @property
-    def phase_index(self) -> int:
-        """Index of the phase that the next step belongs to."""
-        return self._phase_of(self.step)
+    def plan(self) -> PhasePlan:
+        """The plan of the phase that the next step belongs to."""
+        return self.plans[self._phase_of(self.step)]
 
     def _phase_of(self, step: int) -> int:
         return max((index for index, plan in enumerate(self.plans) if plan.first_step <= step), default=0)
+
+    def _network_of(self, index: int) -> nn.Module:
+        """Return a phase's student network before it learnt anything in it."""
+        name = self.plans[index].network
+        if name is not None and self._new_network is not None:
+            return self._new_network(name).to(self.device)
+        if not isinstance(self._original, nn.Module):
+            raise TypeError(
+                "a teacher that is no network needs a first phase that repeats its steps, and a student network"
+            )
+        return copy.deepcopy(self._original).to(self.device)
+
+    def _teacher_of(self, index: int) -> Denoiser:
+        """Return a denoiser of the shape of a phase's teacher: the original one, or the last phase's student."""
+        if index > 0:
+            return self._network_of(index - 1).requires_grad_(False).eval()
+        if isinstance(self._original, nn.Module):
+            return copy.deepcopy(self._original).to(self.device).requires_grad_(False).eval()
+        return self._original
+
+    def _set_student(self, network: nn.Module) -> None:
+        """Start from a network: fresh averages and a fresh optimiser."""
+        self.student = network.requires_grad_(True).train()
+        self._parameters = list(self.student.parameters())
+        self.inference = BiasCorrectedEMA(self.student, self.plan.momentum, torch.float64)
+        self._reset_learning()
+
+    def _reset_learning(self) -> None:
+        self.self_teacher = BiasCorrectedEMA(self.student, self.config.mu_s) if self.method.self_teacher else None
+        self.optimiser = torch.optim.Adam(self._parameters, lr=self.config.lr, betas=(0.9, 0.999), fused=True)
 
     def draw(self, phase: Phase, progress: float) -> Batch:
         """Draw the global batch of the current step; it depends on the training seed and the step only."""
@@ -143,19 +185,19 @@ class Distillation:
         if self.flips:
             mirrored = torch.rand(config.batch, generator=random) < 0.5
             x0 = torch.where(per_sample(mirrored, x0), x0.flip(-1), x0)
+        labels = self.labels[index].to(self.device) if self.labels is not None else None
         u, noise, x0 = u.to(self.device), noise.to(self.device), x0.to(self.device)
         times = self.method.times(u, phase, progress)
         alpha, sigma = self.process.alpha(times.t), self.process.sigma(times.t)
         x_t = per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * noise
-        return Batch(x_t=x_t, times=times, labels=None, x0=x0, noise=noise, process=self.process)
+        return Batch(x_t=x_t, times=times, labels=labels, x0=x0, noise=noise, process=self.process)
 
     def train_step(self) -> None:
         """Take one optimiser step, starting its phase first if it is the phase's first."""
-        index = self.phase_index
-        plan = self.plans[index]
+        plan = self.plan
         done = self.step - plan.first_step
         if done == 0:
-            self._start_phase(index)
+            self._start_phase(plan)
         batch = self.draw(plan.phase, done / plan.steps)
         with torch.no_grad():
             target = self.method.target(batch, plan.phase, self._nets())
@@ -165,44 +207,66 @@ class Distillation:
 
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
-        if self.config.lr_schedule == "linear":
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.config.lr * (1 - done / plan.steps)
+        self._mend_gradients()
+        self._set_learning_rate(done / plan.steps)
         self.optimiser.step()
         if self.self_teacher is not None:
             self.self_teacher.update(self._parameters)
         self.inference.update(self._parameters)
         self.step += 1
-        self._log(index, loss.detach())
+        self._log(plan, loss.detach())
+
+    def _mend_gradients(self) -> None:
+        if self.config.gradients == "clip_norm":
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+            return
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+            for gradient in gradients:
+                self._nonfinite += gradient.isfinite().logical_not().sum()
+                gradient.nan_to_num_(nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
+
+    def _set_learning_rate(self, progress: float) -> None:
+        rate = self.config.lr
+        if self.config.lr_schedule == "linear":
+            rate *= 1 - progress
+        if self.config.warmup:
+            rate *= min(1.0, (self.step + 1) * self.config.batch / self.config.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
 
     def _nets(self) -> Nets:
-        frozen = _without_gradient(self.student)
         self_teacher: Denoiser = self.self_teacher.module if self.self_teacher is not None else _no_self_teacher
-        return Nets(teacher=self.teacher, self_teacher=self_teacher, frozen=frozen)
+        return Nets(teacher=self.teacher, self_teacher=self_teacher, frozen=_without_gradient(self.student))
 
-    def _start_phase(self, index: int) -> None:
+    def _start_phase(self, plan: PhasePlan) -> None:
         """Make the last phase's inference average the teacher, and the student what ``phase_start`` says."""
-        self.inference.momentum = self.plans[index].momentum
-        if index == 0:
-            return
-        self.inference.copy_to(self.teacher)
-        if self.config.phase_start == "from_teacher":
-            load_parameters(self.student, dict(self.teacher.named_parameters()))
-            self.optimiser = self._new_optimiser()
-            if self.self_teacher is not None:
-                self.self_teacher = BiasCorrectedEMA(self.student, self.config.mu_s)
-        if self.config.ema_reset == "phase":
-            self.inference.reset()
+        index = self.plans.index(plan)
+        if index > 0:
+            self.teacher = self._inference_network()
+            if plan.network != self.plans[index - 1].network:
+                self._set_student(self._network_of(index))
+            elif self.config.phase_start == "from_teacher":
+                load_parameters(self.student, dict(self.teacher.named_parameters()))
+                self._reset_learning()
+            if self.config.ema_reset == "phase":
+                self.inference.reset()
+        self.inference.momentum = plan.momentum
 
-    def _log(self, phase: int, loss: Tensor) -> None:
+    def _inference_network(self) -> nn.Module:
+        """Return the inference average as a network in the student's dtype, without gradients."""
+        network = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.inference.copy_to(network)
+        return network
+
+    def _log(self, plan: PhasePlan, loss: Tensor) -> None:
         """Collect losses; at every LOG_EVERY steps and a phase's end, record the mean and stop if it is not finite."""
         self._recent.append(loss)
-        plan = self.plans[phase]
         if self.step % LOG_EVERY and self.step != plan.first_step + plan.steps:
             return
         mean = float(torch.stack(self._recent).double().mean())
         self._recent.clear()
+        phase = self.plans.index(plan)
         if not math.isfinite(mean):
             raise RunFailedError(
                 f"loss is {mean} at step {self.step} of {self.total} (phase {phase + 1}); "
@@ -210,13 +274,19 @@ class Distillation:
             )
         self.losses.append(LossPoint(self.step, phase, self.step * self.config.batch, mean))
 
+    def measure(self, error: Callable[[nn.Module, Phase], float]) -> None:
+        """Record an error of the inference average at the end of a phase; does nothing in the middle of one."""
+        plan = self.plans[self._phase_of(self.step - 1)]
+        if self.step == plan.first_step + plan.steps:
+            self.distillation_errors.append(error(self._inference_network(), plan.phase))
+
     def save(self, path: Path, student: str) -> None:
         """Write everything that the next steps depend on; ``student`` is the id that :meth:`resume` asks for."""
-        tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
-        tensors |= {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
-        tensors |= {f"inference.{name}": value for name, value in self.inference.module.state_dict().items()}
+        tensors = _prefixed("student.", self.student) | _prefixed("inference.", self.inference.module)
+        if isinstance(self.teacher, nn.Module):
+            tensors |= _prefixed("teacher.", self.teacher)
         if self.self_teacher is not None:
-            tensors |= {f"self_teacher.{name}": value for name, value in self.self_teacher.module.state_dict().items()}
+            tensors |= _prefixed("self_teacher.", self.self_teacher.module)
         tensors |= optimiser_tensors(self.optimiser)
         if self._recent:
             tensors["recent_losses"] = torch.stack(self._recent)
@@ -226,6 +296,8 @@ class Distillation:
             "seconds": self.seconds,
             "inference_updates": self.inference.updates,
             "self_teacher_updates": self.self_teacher.updates if self.self_teacher is not None else 0,
+            "nonfinite_gradients": int(self._nonfinite),
+            "distillation_errors": self.distillation_errors,
             "losses": [[p.step, p.phase, p.images, p.loss] for p in self.losses],
         }
         save_checkpoint(path, tensors, header)
@@ -239,32 +311,41 @@ class Distillation:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
+        phase = self._phase_of(header["step"] - 1)
+        self.teacher = self._teacher_of(phase)
+        self._set_student(self._network_of(phase))
         self.student.load_state_dict(part("student."))
-        self.teacher.load_state_dict(part("teacher."))
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.load_state_dict(part("teacher."))
         self.inference.module.load_state_dict(part("inference."))
         self.inference.updates = header["inference_updates"]
-        self.inference.momentum = self.plans[self._phase_of(header["step"] - 1)].momentum
+        self.inference.momentum = self.plans[phase].momentum
         if self.self_teacher is not None:
             self.self_teacher.module.load_state_dict(part("self_teacher."))
             self.self_teacher.updates = header["self_teacher_updates"]
         load_optimiser(self.optimiser, tensors)
         self._recent = list(tensors["recent_losses"].to(self.device)) if "recent_losses" in tensors else []
+        self._nonfinite.fill_(header["nonfinite_gradients"])
+        self.distillation_errors = list(header["distillation_errors"])
         self.losses = [LossPoint(*point) for point in header["losses"]]
         self.step, self.seconds = header["step"], header["seconds"]
         return True
 
     def result(self) -> Distilled:
-        """Return the inference average as a network."""
-        student = copy.deepcopy(self.student).requires_grad_(False).eval()
-        self.inference.copy_to(student)
+        """Return the inference average as a network, with what was spent on it."""
         return Distilled(
-            student=student,
+            student=self._inference_network(),
             losses=tuple(self.losses),
+            distillation_errors=tuple(self.distillation_errors),
+            nonfinite_gradients=int(self._nonfinite),
             steps=self.step,
             images=self.step * self.config.batch,
-            parameters=sum(p.numel() for p in self._parameters),
             seconds=self.seconds,
         )
+
+
+def _prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in network.state_dict().items()}
 
 
 def _no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -281,7 +362,13 @@ def _without_gradient(network: nn.Module) -> Denoiser:
 
 
 def distill(
-    run: Distillation, student: str, checkpoint: Path, progress: Progress, stop: Callable[[], bool] = lambda: False
+    run: Distillation,
+    student: str,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    error: Callable[[nn.Module, Phase], float] | None = None,
 ) -> Distilled:
     """Train to the end, from the checkpoint if there is one of this student.
 
@@ -291,6 +378,7 @@ def distill(
         checkpoint: where checkpoints go, every CHECKPOINT_EVERY steps and when stopped.
         progress: draws the bar.
         stop: asked after every step; True saves a checkpoint and stops.
+        error: measured on the inference average at the end of each phase.
 
     Raises:
         InterruptedRunError: ``stop`` returned True.
@@ -304,10 +392,11 @@ def distill(
             started = time.perf_counter()
             run.train_step()
             run.seconds += time.perf_counter() - started
+            if error is not None:
+                run.measure(error)
+            note = ""
             if run.step % LOG_EVERY == 0 or run.step == run.total:
                 note = f"phase {run.losses[-1].phase + 1}/{len(run.plans)}  loss {run.losses[-1].loss:.4g}"
-            else:
-                note = ""
             task.advance(1, note)
             stopping = run.step < run.total and stop()
             if stopping or run.step % CHECKPOINT_EVERY == 0:

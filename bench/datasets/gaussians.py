@@ -1,0 +1,105 @@
+"""What the analytic data sets share: a mixture of Gaussians whose optimal denoiser is a closed form."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tractbench.datasets.base import Dataset, Settings
+from tractbench.diffusion.analytic import MixtureDenoiser
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.processes import Process
+from tractbench.seeds import generator
+
+TRAINING_POINTS = 1 << 16
+HELD_OUT_POINTS = 5000
+
+
+class Mixture(Dataset):
+    """Points ``[N, D, 1, 1]`` of a known mixture, as floats that are never rounded nor clipped.
+
+    Attributes:
+        weights: ``[K]``, summing to 1.
+        means: ``[K, D]``.
+        covariances: ``[K, D, D]``.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    clips: ClassVar[bool] = False
+    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
+    teachers: ClassVar[Mapping[str, str]] = {"vp": "exact", "ve": "exact"}
+    features: ClassVar[str] = ""
+    protocol: ClassVar[str] = "exact"
+    tiers: ClassVar[Mapping[str, Settings]] = {
+        "small": {
+            "budget": 3 << 18,
+            "batch": 256,
+            "samples": 5000,
+            "chunk": 500,
+            "clip_sample": False,
+            "clip_target": False,
+        },
+        "smoke": {
+            "budget": 24576,
+            "batch": 256,
+            "samples": 500,
+            "chunk": 500,
+            "clip_sample": False,
+            "clip_target": False,
+        },
+    }
+
+    def draw(self, count: int, *names: str | int) -> Tensor:
+        """Draw points ``[count, D, 1, 1]``, float32, from a generator named by the data set and ``names``."""
+        random = generator(self.name, *names)
+        mode = torch.multinomial(self.weights, count, replacement=True, generator=random)
+        noise = torch.randn((count, self.means.shape[1]), dtype=torch.float64, generator=random)
+        roots = torch.linalg.cholesky(self.covariances)
+        points = self.means[mode] + torch.einsum("bde,be->bd", roots[mode], noise)
+        return points.float()[:, :, None, None]
+
+    @cached_property
+    def train(self) -> Tensor:
+        """65,536 points to train on."""
+        return self.draw(TRAINING_POINTS, "train")
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """5,000 other points: what a perfect sampler would give."""
+        return self.draw(HELD_OUT_POINTS, "held out")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the mixture's parameters."""
+        digest = hashlib.sha256(self.name.encode())
+        for tensor in (self.weights, self.means, self.covariances):
+            digest.update(f" {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.double().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def exact_denoiser(self, process: Process) -> Denoiser:
+        """Return the optimal denoiser in closed form."""
+        return MixtureDenoiser(process, self.weights, self.means, self.covariances)
+
+    def decode(self, grey: Tensor) -> Tensor:
+        """Return the points as they are."""
+        return grey
+
+    def quantise(self, images: Tensor) -> Tensor:
+        """Return the points as they are."""
+        return images
+
+    def density(self, points: Tensor) -> Tensor:
+        """Return the true density ``[N]`` at points ``[N, D]``, float64."""
+        centred = points.double()[:, None] - self.means
+        solved = torch.linalg.solve(self.covariances, centred[..., None])[..., 0]
+        log_det = torch.linalg.slogdet(2 * torch.pi * self.covariances)[1]
+        return (self.weights * torch.exp(-0.5 * ((centred * solved).sum(2) + log_det))).sum(1)

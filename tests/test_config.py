@@ -1,0 +1,587 @@
+import importlib.util
+import math
+import re
+import signal
+import sys
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from itertools import pairwise
+from typing import get_args
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tractbench.config import (
+    SAMPLING_FIELDS,
+    RunConfig,
+    canonical,
+    format_budget,
+    identity,
+    parse_budget,
+    parse_integers,
+    read_config_file,
+    resolve,
+    student_id,
+)
+from tractbench.datasets.digits import Digits
+from tractbench.errors import ConfigError
+from tractbench.method import Phase
+from tractbench.methods.tract import TRACT
+from tractbench.registry import method_names
+from tractbench.training.distill import plan_phases
+
+TEACHER, DATA, REFERENCE = "te" * 32, "da" * 32, "re" * 32
+
+
+def resolved(**settings):
+    return resolve({"method": "tract", "dataset": "digits"} | settings)
+
+
+def config(**settings):
+    return resolved(**settings)[0]
+
+
+def refusal(settings):
+    with pytest.raises(ConfigError) as caught:
+        resolve(settings)
+    return str(caught.value)
+
+
+@contextmanager
+def seconds(limit):
+    """Fail instead of hanging."""
+
+    def late(*_):
+        raise TimeoutError(f"no answer within {limit} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# Parsing
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("512K", 524_288),
+        ("96M", 100_663_296),
+        ("1k", 1024),
+        ("256m", 268_435_456),
+        ("1000", 1000),
+        (" 8 K ", 8192),
+        ("0", 0),
+    ],
+)
+def test_budget_suffixes_are_binary(text, images):
+    assert parse_budget(text) == images
+    assert config(budget=text, batch=1).budget == images if images else True
+
+
+@pytest.mark.parametrize("text", ["", "K", "1.5M", "-3", "1e6", "12G", "0x10", "1 000", "96MM", "M96", "nan", "½K"])
+def test_what_is_no_budget_is_refused(text):
+    message = refusal({"method": "tract", "dataset": "digits", "budget": text})
+    assert repr(text) in message
+    assert "try 512K" in message
+    assert "\n" not in message
+
+
+@hypothesis.settings(deadline=None)
+@given(st.integers(0, 1 << 40))
+def test_a_formatted_budget_reads_back(images):
+    assert parse_budget(format_budget(images)) == images
+
+
+def test_a_budget_is_formatted_in_its_largest_whole_unit():
+    written = [format_budget(n) for n in (96 << 20, 512 << 10, 1000, 1 << 20, (1 << 20) + 1024, 0)]
+    assert written == ["96M", "512K", "1000", "1M", "1025K", "0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("1024,32,1", (1024, 32, 1)), ("0-4", (0, 1, 2, 3, 4)), ("7", (7,)), (" 3 , 5 - 6 ", (3, 5, 6)), ("2-2", (2,))],
+)
+def test_integers_and_ranges(text, numbers):
+    assert parse_integers(text) == numbers
+
+
+@hypothesis.settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 50))
+def test_a_range_holds_both_ends_and_all_between(first, length):
+    numbers = parse_integers(f"{first}-{first + length}")
+    assert numbers[0] == first
+    assert len(numbers) == length + 1
+    assert all(b - a == 1 for a, b in pairwise(numbers))
+
+
+@pytest.mark.parametrize("text", ["", "4-0", "1,,2", "a", "1.5", "0-99999999", "-1", "1;2", "0-", "1" * 30])
+def test_what_is_no_list_of_integers_is_refused(text):
+    message = refusal({"method": "tract", "dataset": "digits", "sampling_seeds": text})
+    assert repr(text) in message
+    assert "0-4" in message
+    assert "\n" not in message
+
+
+# Precedence
+
+
+def test_given_settings_win_over_method_then_preset_then_field(monkeypatch):
+    field = RunConfig.model_fields["clip_norm"].default
+    monkeypatch.setattr(
+        Digits, "tiers", {"first": {"budget": 8192, "lr": 0.25, "samples": 77, "batch": 2}, "other": {}}
+    )
+    monkeypatch.setattr(TRACT, "defaults", {"budget": 4096, "lr": 0.5, "batch": 4})
+    found = config(budget=2048)
+    assert (found.budget, found.lr, found.batch, found.samples, found.clip_norm) == (2048, 0.5, 4, 77, field)
+    assert found.tier == "first"
+    other = config(tier="other")
+    assert (other.budget, other.batch) == (4096, 4)
+    assert other.samples == RunConfig.model_fields["samples"].default
+
+
+def test_none_means_not_given():
+    assert config(budget=None, tier=None, lr=None, nfe=None) == config()
+
+
+def test_a_methods_options_go_to_the_method():
+    run, method, dataset = resolved(clip_target=False, loss_weight="snr")
+    assert method == TRACT(clip_target=False, loss_weight="snr")
+    assert run.options == {"clip_target": False, "loss_weight": "snr"}
+    assert isinstance(dataset, Digits)
+
+
+def test_defaults_come_from_the_data_set():
+    run = config()
+    assert (run.process, run.teacher, run.protocol) == ("vp", Digits.teachers["vp"], Digits.protocol)
+
+
+def test_names_are_normalised():
+    assert resolve({"method": "TRACT", "dataset": "Digits"})[0] == config()
+
+
+def test_a_teacher_may_be_given():
+    assert config(teacher="mine/card.toml").teacher == "mine/card.toml"
+
+
+# Steps
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 4, 8, 16, 32, 64, 512])
+def test_the_schedule_ends_at_nfe(nfe):
+    assert config(nfe=nfe).schedule[-1] == nfe
+
+
+@pytest.mark.parametrize("schedule", ["1024,32,2", (1024, 32, 2), [1024, 32, 2]])
+def test_nfe_is_the_schedules_last_entry(schedule):
+    run = config(schedule=schedule)
+    assert (run.schedule, run.nfe) == ((1024, 32, 2), 2)
+    assert config(schedule=schedule, nfe=2) == run
+
+
+@pytest.mark.parametrize("schedule", [(32, 32), (32, 32, 1), (2048, 32, 1), (6144, 3), (1024, 1)])
+def test_schedules_may_repeat_an_entry_or_exceed_the_grid(schedule):
+    assert config(schedule=schedule).schedule == schedule
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 16, 1024])
+def test_untrained_methods_sample_in_any_number_of_steps_that_divides_the_grid(nfe):
+    run = resolve({"method": "ddim", "dataset": "digits", "nfe": nfe})[0]
+    assert (run.nfe, run.schedule, run.budget) == (nfe, (), 0)
+
+
+# A remedy is itself a setting that works.
+
+
+def error_of(settings):
+    try:
+        resolve(settings)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def proposed_by(message):
+    found = re.search(r"try (\d[\d,]*)", message)
+    assert found, message
+    return found[1]
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=4))
+def test_the_schedule_that_is_proposed_instead_is_valid(schedule):
+    message = error_of({"method": "tract", "dataset": "digits", "schedule": schedule})
+    if message is not None:
+        proposed = proposed_by(message)
+        assert config(schedule=proposed).schedule == parse_integers(proposed)
+
+
+@hypothesis.settings(deadline=None)
+@given(st.sampled_from(["tract", "ddim"]), st.integers(1, 4096))
+def test_the_schedule_or_nfe_that_is_proposed_instead_of_an_nfe_is_valid(method, nfe):
+    settings = {"method": method, "dataset": "digits"}
+    message = error_of(settings | {"nfe": nfe})
+    if message is not None:
+        assert str(nfe) in message
+        proposed = proposed_by(message)
+        resolve(settings | ({"schedule": proposed} if "," in proposed else {"nfe": int(proposed)}))
+
+
+def test_the_proposed_entry_is_the_nearest_in_ratio():
+    assert "try 1024,32,1" in refusal({"method": "tract", "dataset": "digits", "schedule": "1024,30,1"})
+    assert "try 1024,64" in refusal({"method": "tract", "dataset": "digits", "schedule": "1024,50"})
+
+
+def test_the_smallest_budget_that_is_proposed_is_enough():
+    message = refusal({"method": "tract", "dataset": "digits", "budget": 5, "batch": 100})
+    assert "give at least 200" in message
+    assert config(budget=200, batch=100).budget == 200
+    refusal({"method": "tract", "dataset": "digits", "budget": 199, "batch": 100})
+
+
+# Refusals: one line that names the value and the way out.
+
+
+@pytest.mark.parametrize(
+    ("settings", "value", "remedy"),
+    [
+        ({"method": "trac"}, "'trac'", "did you mean 'tract'"),
+        ({"method": "zzz"}, "'zzz'", "known: "),
+        ({"method": None}, "method", "--method NAME"),
+        ({"dataset": "digit"}, "'digit'", "did you mean 'digits'"),
+        ({"dataset": None}, "dataset", "--dataset NAME"),
+        ({"tier": "smal"}, "'smal'", "did you mean 'small'"),
+        ({"process": "vpp"}, "'vpp'", "did you mean 'vp'"),
+        ({"bugdet": 3}, "'bugdet'", "did you mean 'budget'"),
+        ({"clip_targt": True}, "'clip_targt'", "did you mean 'clip_target'"),
+        ({"options": {"clip_target": False}}, "'options'", "known:"),
+        ({"loss_weight": "snrr"}, "'snrr'", "did you mean 'snr'"),
+        ({"lr_schedule": "liner"}, "'liner'", "did you mean 'linear'"),
+        ({"ema_reset": "phases"}, "'phases'", "did you mean 'phase'"),
+        ({"phase_start": "teacher"}, "'teacher'", "did you mean 'from_teacher'"),
+        ({"clip_target": "maybe"}, "'maybe'", "boolean"),
+        ({"schedule": "1024,30,1"}, "1024,30,1", "try 1024,32,1"),
+        ({"schedule": "1024,32,1", "nfe": 2}, "2", "leave one of the two out"),
+        ({"schedule": "abc"}, "'abc'", "1024,32,1"),
+        ({"schedule": "1024,32,0"}, "0", "every entry is from 1"),
+        ({"schedule": "0,1"}, "0,1", "try 1024,32,1"),
+        ({"schedule": [1024, -1, 1]}, "1024,-1,1", "try 1024,32,1"),
+        ({"nfe": 0}, "0", "greater than or equal to 1"),
+        ({"nfe": -4}, "-4", "greater than or equal to 1"),
+        ({"nfe": 3}, "3", "try 1024,32,4"),
+        ({"nfe": 10**15}, str(10**15), "less than or equal to"),
+        ({"nfe": "many"}, "'many'", "integer"),
+        ({"budget": "lots"}, "'lots'", "try 512K"),
+        ({"budget": 0}, "0", "give at least"),
+        ({"budget": 7}, "7", "give at least"),
+        ({"budget": -1}, "-1", "greater than or equal to 0"),
+        ({"budget": "999999999M"}, str(999999999 << 20), "less than or equal to"),
+        ({"budget": 2.5}, "2.5", "integer"),
+        ({"batch": 0}, "0", "greater than or equal to 1"),
+        ({"lr": 0}, "0", "greater than 0"),
+        ({"lr": 2}, "2", "less than or equal to 1"),
+        ({"lr": math.nan}, "nan", "finite"),
+        ({"lr": math.inf}, "inf", "finite"),
+        ({"lr": "fast"}, "'fast'", "number"),
+        ({"clip_norm": 0}, "0", "greater than 0"),
+        ({"mu_s": 1}, "1", "less than 1"),
+        ({"mu_i": -0.1}, "-0.1", "greater than or equal to 0"),
+        ({"ema_residual": 0}, "0", "greater than 0"),
+        ({"seed": -1}, "-1", "greater than or equal to 0"),
+        ({"sampling_seeds": "0,1,0"}, "(0, 1, 0)", "try 0-2"),
+        ({"sampling_seeds": "0-4,2"}, "(0, 1, 2, 3, 4, 2)", "try 0-2"),
+        ({"sampling_seeds": []}, "()", "at least one seed"),
+        ({"samples": 1}, "1", "greater than or equal to 2"),
+        ({"chunk": 0}, "0", "greater than or equal to 1"),
+        ({"method": "ddim", "nfe": 3}, "3", "try 4"),
+        ({"method": "ddim", "budget": "1K"}, "'ddim'", "leave --schedule and --budget out"),
+        ({"method": "ddim", "schedule": "1024,1"}, "'ddim'", "leave --schedule and --budget out"),
+        ({"method": "ddim", "clip_target": False}, "'clip_target'", "did you mean 'clip_sample'"),
+    ],
+    ids=lambda value: ",".join(f"{k}={v}"[:30] for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_a_bad_setting_is_one_line_with_value_and_remedy(settings, value, remedy):
+    message = refusal({"method": "tract", "dataset": "digits"} | settings)
+    assert "\n" not in message
+    assert value in message
+    assert remedy in message
+    named = {name for name in settings if name in RunConfig.model_fields} - {"method", "dataset", "nfe", "options"}
+    assert all(name in message for name in named)
+
+
+@pytest.mark.parametrize("schedule", [32.0, 0, 2.5, {"first": 1024}, [1024, "x"], [1024, 32.5], True])
+def test_a_schedule_of_the_wrong_kind_is_never_passed_over(schedule):
+    assert "\n" not in refusal({"method": "tract", "dataset": "digits", "schedule": schedule})
+
+
+@pytest.mark.parametrize("schedule", ["1000000000000,1", "999999999989,7,1", (1 << 40, 3)])
+def test_an_absurd_schedule_is_answered_at_once(schedule):
+    with seconds(3), suppress(ConfigError):
+        config(schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    "key", ["method", "dataset", "tier", "process", "lr_schedule", "budget", "schedule", "unknown\nkey"]
+)
+def test_a_hostile_value_is_still_one_line(key):
+    message = refusal({"method": "tract", "dataset": "digits", key: "evil\nsecond line\r\x1b[31m"})
+    assert message.isprintable()
+
+
+@hypothesis.settings(deadline=None)
+@given(st.sampled_from(sorted(RunConfig.model_fields)), st.one_of(st.text(), st.integers(), st.floats(), st.booleans()))
+def test_any_value_of_any_setting_is_accepted_or_refused_in_one_line(key, value):
+    with seconds(10):
+        message = error_of({"method": "tract", "dataset": "digits", key: value})
+    assert message is None or "\n" not in message.replace(str(value), "")
+
+
+# The file of settings
+
+
+def test_a_config_file_uses_the_flags_names(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('method = "tract"\ndataset = "digits"\nmu-s = 0.25\nsampling-seeds = "0-2"\nbudget = "8K"\n')
+    run = resolve(read_config_file(path))[0]
+    assert (run.mu_s, run.sampling_seeds, run.budget) == (0.25, (0, 1, 2), 8192)
+
+
+@pytest.mark.parametrize("content", [None, b"method = ", b"\xff\xfe", b"a = 1\na = 2\n"])
+def test_a_bad_config_file_is_one_line_with_its_name(tmp_path, content):
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_config_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Identity
+
+OTHER = {
+    "method": "other",
+    "dataset": "other",
+    "tier": "other",
+    "process": "ve",
+    "schedule": (1024, 16, 1),
+    "budget": 4096,
+    "batch": 64,
+    "lr": 1e-3,
+    "lr_schedule": "linear",
+    "clip_norm": 2.0,
+    "mu_s": 0.25,
+    "mu_i": 0.999,
+    "ema_residual": 1e-2,
+    "ema_reset": "phase",
+    "phase_start": "from_teacher",
+    "options": {"clip_target": False, "loss_weight": "truncated_snr"},
+    "seed": 1,
+    "grid_steps": 2048,
+    "student": "other",
+    "warmup": 4096,
+    "gradients": "replace_nonfinite",
+}
+OTHER_SAMPLING = {
+    "nfe": 2,
+    "sampling_seeds": (0, 1),
+    "samples": 999,
+    "chunk": 50,
+    "clip_sample": False,
+    "protocol": "other",
+}
+
+
+def student(run, method=None, teacher=TEACHER, data=DATA):
+    return student_id(run, method or TRACT(), teacher, data)
+
+
+def whole(run, reference=REFERENCE):
+    return identity(student(run), run, reference)
+
+
+def training_fields():
+    return sorted(set(RunConfig.model_fields) - SAMPLING_FIELDS - {"teacher"})
+
+
+@pytest.mark.parametrize("field", training_fields())
+def test_every_training_field_makes_another_student(field):
+    run = config(tier="smoke")
+    changed = run.model_copy(update={field: OTHER[field]})
+    assert getattr(run, field) != OTHER[field]
+    assert student(changed) != student(run)
+    assert whole(changed) != whole(run)
+
+
+@pytest.mark.parametrize("field", sorted(SAMPLING_FIELDS))
+def test_every_sampling_field_makes_another_run_of_the_same_student(field):
+    run = config(tier="smoke")
+    changed = run.model_copy(update={field: OTHER_SAMPLING[field]})
+    assert getattr(run, field) != OTHER_SAMPLING[field]
+    assert student(changed) == student(run)
+    assert whole(changed) != whole(run)
+
+
+def test_teacher_weights_and_data_make_another_student():
+    run = config()
+    found = {student(run), student(run, teacher="x"), student(run, data="x")}
+    assert len(found) == 3
+
+
+def test_the_path_of_a_teacher_is_not_its_identity():
+    assert student(config(teacher="a/card.toml")) == student(config(teacher="b/card.toml"))
+
+
+def test_the_reference_makes_another_run():
+    assert whole(config(), "x") != whole(config())
+
+
+def test_equal_settings_in_other_words_are_the_same_run():
+    written = config(budget="96M", schedule="1024,32,1", sampling_seeds="0-2", lr="1e-3", batch=256)
+    same = config(
+        lr=0.001,
+        batch=256.0,
+        sampling_seeds=[0, 1, 2],
+        nfe=1,
+        schedule=[1024, 32, 1],
+        budget=100_663_296,
+        tier=written.tier,
+    )
+    assert whole(written) == whole(same)
+    assert whole(config(clip_target=True, loss_weight="truncated_snr")) == whole(config())
+
+
+def test_an_untrained_student_does_not_depend_on_training_settings():
+    runs = [resolve({"method": "ddim", "dataset": "digits"} | s) for s in ({}, {"seed": 5}, {"lr": 0.1}, {"nfe": 8})]
+    ids = [student(run, method) for run, method, _ in runs]
+    assert len(set(ids)) == 1
+    assert student(runs[0][0], runs[0][1], teacher="x") != ids[0]
+    assert whole(runs[0][0]) != whole(runs[3][0])
+
+
+TRAINING_ONLY = {
+    *("schedule", "budget", "batch", "lr", "lr_schedule", "warmup", "gradients", "clip_norm", "student", "seed"),
+    *("mu_s", "mu_i", "ema_residual", "ema_reset", "phase_start"),
+}
+
+
+@pytest.mark.parametrize("field", sorted(set(RunConfig.model_fields) - TRAINING_ONLY - {"teacher"}))
+def test_all_that_decides_the_samples_of_an_untrained_student_makes_another_run(field):
+    run, method, _ = resolve({"method": "ddim", "dataset": "digits", "tier": "smoke"})
+    changed = run.model_copy(update={field: (OTHER | OTHER_SAMPLING)[field]})
+    ids = {identity(student(c, method), c, REFERENCE) for c in (run, changed)}
+    assert len(ids) == 2
+
+
+def other_option(field):
+    values = get_args(field.annotation) or (True, False)
+    return next(value for value in values if value != field.default)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_option_of_every_method_makes_another_run(name):
+    run, method, _ = resolve({"method": name, "dataset": "digits"})
+    ids = [identity(student(run, method), run, REFERENCE)]
+    for key, field in type(method).model_fields.items():
+        options = run.options | {key: other_option(field)}
+        changed = run.model_copy(update={"options": options})
+        ids.append(identity(student(changed, type(method)(**options)), changed, REFERENCE))
+    assert len(set(ids)) == len(ids)
+
+
+def plugin(folder, name, text, monkeypatch):
+    path = folder / f"{name}.py"
+    path.write_text(f"from tractbench.methods.tract import TRACT\n{text}\n\nclass Plugin(TRACT):\n    pass\n")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module.Plugin()
+
+
+def test_the_source_of_an_outside_method_is_part_of_the_student(tmp_path, monkeypatch):
+    methods = [plugin(tmp_path, f"plugin_{scale}", f"SCALE = {scale}", monkeypatch) for scale in (1, 2)]
+    assert len({student(config(), method) for method in (TRACT(), *methods)}) == 3
+
+
+def test_ids_are_sha256():
+    assert all(re.fullmatch("[0-9a-f]{64}", text) for text in (student(config()), whole(config())))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@hypothesis.settings(deadline=None)
+@given(st.dictionaries(st.text(), json_values, max_size=5))
+def test_canonical_text_does_not_depend_on_the_order_of_keys(value):
+    assert canonical(dict(reversed(list(value.items())))) == canonical(value)
+
+
+@hypothesis.settings(deadline=None)
+@given(json_values, json_values)
+def test_canonical_texts_are_equal_only_for_equal_values(a, b):
+    if canonical(a) == canonical(b):
+        assert a == b
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_canonical_text_has_no_nan(value):
+    with pytest.raises(ValueError, match="JSON"):
+        canonical({"x": value})
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        config().lr = 1.0
+
+
+# The budget
+
+
+def test_the_papers_budget_in_steps_and_momentum():
+    run = config(budget="96M", schedule="1024,32,1", batch=256)
+    plans = plan_phases(run, TRACT().phases(run.schedule))
+    assert [plan.phase for plan in plans] == [Phase(1024, 32), Phase(32, 1)]
+    assert [(plan.first_step, plan.steps) for plan in plans] == [(0, 196_608), (196_608, 196_608)]
+    assert [plan.momentum for plan in plans] == pytest.approx([0.999965] * 2, abs=5e-7)
+
+
+def test_spare_steps_go_to_the_last_phase():
+    run = config(budget=8 * 11 + 7, batch=8, schedule="64,16,4,1")
+    plans = plan_phases(run, TRACT().phases(run.schedule))
+    assert [(plan.first_step, plan.steps) for plan in plans] == [(0, 3), (3, 3), (6, 5)]
+
+
+@hypothesis.settings(deadline=None)
+@given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 10))
+def test_phases_share_the_whole_budget(budget, batch, count):
+    run = RunConfig.model_construct(budget=budget * count * batch, batch=batch, mu_i=None, ema_residual=1e-3)
+    run = run.model_copy(update={"budget": run.budget + budget % (batch * count)})
+    plans = plan_phases(run, tuple(Phase(2, 1) for _ in range(count)))
+    assert sum(plan.steps for plan in plans) * batch <= run.budget < (sum(plan.steps for plan in plans) + 1) * batch
+    assert all(b.first_step == a.first_step + a.steps for a, b in pairwise(plans))
+    assert len({plan.steps for plan in plans[:-1]}) <= 1
+    assert plans[0].first_step == 0
+    assert plans[0].steps <= plans[-1].steps < plans[0].steps + count
+
+
+@pytest.mark.parametrize("residual", [1e-3, 0.5, 1e-9])
+def test_the_residual_is_what_a_phase_leaves_of_its_start(residual):
+    run = config(budget="1M", ema_residual=residual)
+    for plan in plan_phases(run, TRACT().phases(run.schedule)):
+        assert float(Decimal(plan.momentum) ** plan.steps) == pytest.approx(residual, rel=1e-9)
+
+
+def test_a_given_momentum_overrides_the_residual():
+    run = config(mu_i=0.99997, ema_residual=0.5)
+    assert [plan.momentum for plan in plan_phases(run, TRACT().phases(run.schedule))] == [0.99997] * 2
