@@ -103,7 +103,7 @@ def sections(records: list[Record]) -> list[Section]:
             + ("Behind a slash: the spread over training seeds. " if several_seeds else "")
             + "FD is the Fréchet distance, lower is better; none of these is a FID. NN ratio: distance to the nearest "
             "training image over that to the nearest held-out one, 0 for a sampler that repeats its training images. "
-            "Distillation error: mean squared distance to the teacher's samples in all its steps from the same 512 noises."
+            "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises."
         )
         rows, best = _rows(cells, protocol.metrics)
         result.append(

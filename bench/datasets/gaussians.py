@@ -18,6 +18,7 @@ from tractbench.seeds import generator
 
 TRAINING_POINTS = 1 << 16
 HELD_OUT_POINTS = 5000
+SETTINGS = {"batch": 128, "lr": 1e-3, "chunk": 500, "clip_sample": False, "clip_target": False}
 
 
 class Mixture(Dataset):
@@ -39,22 +40,8 @@ class Mixture(Dataset):
     features: ClassVar[str] = ""
     protocol: ClassVar[str] = "exact"
     tiers: ClassVar[Mapping[str, Settings]] = {
-        "small": {
-            "budget": 3 << 18,
-            "batch": 256,
-            "samples": 5000,
-            "chunk": 500,
-            "clip_sample": False,
-            "clip_target": False,
-        },
-        "smoke": {
-            "budget": 24576,
-            "batch": 256,
-            "samples": 500,
-            "chunk": 500,
-            "clip_sample": False,
-            "clip_target": False,
-        },
+        "small": {**SETTINGS, "budget": 3 << 17, "samples": 5000},
+        "smoke": {**SETTINGS, "budget": 12288, "samples": 500},
     }
 
     def draw(self, count: int, *names: str | int) -> Tensor:
