@@ -1,5 +1,7 @@
 """How much a training step costs beyond its network passes, as a ratio to the floor measured in the same run.
 
+TRACT-EDM's teacher step is Heun's: two passes of the teacher and one of the self-teacher.
+
 The floor of a method is its forward passes without gradient, one forward and backward pass, gradient clipping and
 fused Adam, on the same network and batch. Steps and floors are timed in turn; the median of the ratios is printed.
 
@@ -20,7 +22,7 @@ from tractbench.config import resolve
 from tractbench.teachers.load import load_teacher
 from tractbench.training.distill import Distillation
 
-FORWARDS = {"tract": 2}
+FORWARDS = {"btd": 2, "tract": 2, "tract_edm": 3}
 """Forward passes without gradient that each method's target needs."""
 
 
@@ -57,7 +59,7 @@ def seconds(step, steps: int) -> float:
 def measure(method_name: str, rounds: int, steps: int) -> dict[str, float | str]:
     """Return the ratio of a method's training step to its floor."""
     config, method, dataset = resolve({"method": method_name, "dataset": "digits"})
-    teacher = load_teacher(config.teacher, config.dataset, config.process)
+    teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
     run = Distillation(config, method, teacher.process, teacher.denoiser, dataset.decode(dataset.train))
     bare = floor(run, FORWARDS[method_name])
     seconds(bare, steps), seconds(run.train_step, steps)
