@@ -187,7 +187,9 @@ def teacher_train(
     from tractbench.registry import load_dataset
     from tractbench.teachers.train import train_teacher
 
-    card = train_teacher(load_dataset(dataset), process, to, _progress(quiet), seed=seed, steps=steps)
+    data = load_dataset(dataset)
+    with data.computing():
+        card = train_teacher(data, process, to, _progress(quiet), seed=seed, steps=steps)
     print(
         f"wrote {to / card.name}.toml; use it with: tractbench run --teacher {to / card.name}.toml ...", file=sys.stderr
     )
@@ -208,7 +210,8 @@ def features_train(
     data = load_dataset(dataset)
     if not isinstance(data, Digits):
         raise ConfigError(f"data set '{data.name}' has no classifier recipe; only 'digits' has one")
-    card = train_classifier(data, to, _progress(quiet), seed=seed)
+    with data.computing():
+        card = train_classifier(data, to, _progress(quiet), seed=seed)
     print(f"wrote {to / card.name}.toml; held-out accuracy {card.accuracy:.1%}", file=sys.stderr)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tractbench.config import RunConfig, format_budget
+from tractbench.config import GRID_STEPS, RunConfig, format_budget
 from tractbench.console import format_metric
+from tractbench.method import Method
 from tractbench.registry import dataset_names, load_dataset, load_method, method_names
 from tractbench.results.store import Store
 
@@ -31,18 +32,27 @@ def list_methods(verbose: bool) -> ListingTable:
             [{"name": m.name, "processes": list(m.processes), "summary": m.summary} for m in methods],
         )
     rows: list[list[str]] = []
-    objects: list[dict[str, object]] = []
     for method in methods:
         for name, field in method.model_fields.items():
-            default = method.defaults.get(name, field.default)
-            rows.append([method.name, name, str(default), field.description or ""])
+            rows.append([method.name, name, str(method.defaults.get(name, field.default)), field.description or ""])
         for name, field in RunConfig.model_fields.items():
             if method.trains and name not in ("method", "dataset", "tier", "teacher", "options"):
-                default = method.defaults.get(name, field.get_default(call_default_factory=True))
-                rows.append([method.name, name, str(default), field.description or ""])
-    for row in rows:
-        objects.append(dict(zip(("method", "setting", "default", "description"), row, strict=True)))
+                rows.append([method.name, name, _default(method, name), field.description or ""])
+    objects: list[dict[str, object]] = [
+        dict(zip(("method", "setting", "default", "description"), row, strict=True)) for row in rows
+    ]
     return ListingTable({"method": "left", "setting": "left", "default": "left", "what it is": "left"}, rows, objects)
+
+
+def _default(method: type[Method], name: str) -> str:
+    """Return what a run setting is when nobody gives it, or who decides."""
+    process = method.processes[0]
+    if name in ("budget", "batch", "samples", "chunk", "protocol"):
+        return "the tier's"
+    if name == "schedule":
+        return ",".join(map(str, method().default_schedule(1)))
+    own = {"process": process, "grid_steps": GRID_STEPS[process], **method.defaults}
+    return str(own.get(name, RunConfig.model_fields[name].get_default(call_default_factory=True)))
 
 
 def list_datasets() -> ListingTable:
@@ -64,10 +74,10 @@ def list_runs(root: Path) -> ListingTable:
         score = f"{metric[0]} {format_metric(metric[1])}" if metric else f"failed: {record.reason}"
         budget = format_budget(config.budget) if config.schedule else "-"
         rows.append([config.method, config.dataset, config.tier, str(config.nfe), budget, str(config.seed), score,
-                     record.folder])  # fmt: skip
+                     record.identity[:8]])  # fmt: skip
         objects.append(record.model_dump(mode="json"))
     headers = {
         "method": "left", "data set": "left", "tier": "left", "NFE": "right", "budget": "right", "seed": "right",
-        "score": "left", "folder": "left",
+        "score": "left", "run": "left",
     }  # fmt: skip
     return ListingTable(headers, rows, objects)

@@ -83,6 +83,13 @@ def run(
         RunFailedError: the run failed; its record says why.
         InterruptedRunError: the run was stopped; the message says what is kept.
     """
+    with dataset.computing():
+        return _run(config, method, dataset, store, progress, runtime)
+
+
+def _run(
+    config: RunConfig, method: Method, dataset: Dataset, store: Store, progress: Progress, runtime: Runtime
+) -> Outcome:
     protocol = load_protocol(config.protocol)
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
     scorer = make_scorer(dataset, protocol, config.chunk)

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tractbench.config import RunConfig, format_budget
+from tractbench.config import RunConfig, format_budget, resolve
+from tractbench.errors import TractbenchError
 from tractbench.results.record import Record
 
-SETTINGS_APART = frozenset(
+APART = frozenset(
     {
-        *("method", "dataset", "tier", "nfe", "seed", "sampling_seeds", "samples", "budget", "schedule", "teacher"),
-        *("process", "protocol", "options", "chunk"),
+        *("method", "dataset", "tier", "nfe", "seed", "sampling_seeds", "samples", "budget", "schedule"),
+        *("protocol", "options"),
     }
 )
-"""Settings that have a column of their own, or that no reader of a table asks for."""
+"""Settings that have a column of their own."""
 
 CELL = ["dataset", "tier", "protocol", "method", "nfe", "schedule", "budget", "settings", "teacher", "samples"]
 
@@ -56,23 +57,19 @@ def _row(record: Record) -> dict[str, object]:
 
 
 def settings_text(config: RunConfig) -> str:
-    """Return what a run sets otherwise than its method and tier do, as ``name=value`` pairs."""
-    from tractbench.config import resolve
-    from tractbench.errors import TractbenchError
-
-    given = {"method": config.method, "dataset": config.dataset, "tier": config.tier, "process": config.process,
-             "nfe": config.nfe, "teacher": config.teacher}  # fmt: skip
-    now = config.model_dump() | config.options
+    """Return what a run sets otherwise than its method, data set and tier do, as ``name=value`` pairs."""
+    given = {"method": config.method, "dataset": config.dataset, "tier": config.tier, "nfe": config.nfe}
+    now = _settings(config)
     try:
-        usual_config, method, _ = resolve(given)
+        usual_process = resolve(given)[0].process
+        usual = _settings(resolve(given | {"process": config.process})[0]) | {"process": usual_process}
     except TractbenchError:  # a plugin that is gone: its runs stay readable, with every option spelt out
-        return " ".join(f"{key}={value}" for key, value in sorted(config.options.items()))
-    if not method.trains:
-        return ""
-    usual = usual_config.model_dump() | usual_config.options
-    return " ".join(
-        f"{key}={now[key]}" for key in sorted(usual) if key not in SETTINGS_APART and now.get(key) != usual[key]
-    )
+        usual = dict.fromkeys(config.options)
+    return " ".join(f"{key}={now[key]}" for key in sorted(usual) if key not in APART and now.get(key) != usual[key])
+
+
+def _settings(config: RunConfig) -> dict[str, object]:
+    return config.model_dump() | config.options
 
 
 def cell_frame(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

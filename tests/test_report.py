@@ -158,3 +158,11 @@ def test_the_page_needs_nothing_from_outside(store):
     page = render(store, "html")
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "@import" not in page
+
+
+def test_rows_of_different_teachers_and_solvers_can_be_told_apart(store):
+    for settings in ({}, {"process": "ve"}, {"process": "ve", "solver": "heun"}):
+        add(store, [1.0, 2.0], method="ddim", **settings)
+    add(store, [1.0, 2.0], method="tract", teacher="mine.toml", loss_weight="uniform")
+    shown = {row["Settings"] for row in markdown_rows(render(store, "markdown"))}
+    assert shown == {"-", "process=ve", "process=ve solver=heun", "loss_weight=uniform teacher=mine.toml"}

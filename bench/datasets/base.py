@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -70,6 +71,8 @@ class Dataset:
         shape: (C, H, W).
         levels: grey levels an image can have; 256 for 8-bit images.
         classes: number of classes used for conditioning; 0 for none.
+        threads: CPU threads that its networks run on, None for all: threads that share too little work only wait for
+            each other, and results do not then depend on the number of cores.
         flips: whether training images are mirrored at random.
         clips: whether predicted images may be clipped to [-1, 1]; data without bounds may not.
         processes: processes it has a teacher for, the default first.
@@ -86,6 +89,7 @@ class Dataset:
     shape: ClassVar[tuple[int, int, int]]
     levels: ClassVar[int] = 256
     classes: ClassVar[int] = 0
+    threads: ClassVar[int | None] = None
     flips: ClassVar[bool] = False
     clips: ClassVar[bool] = True
     processes: ClassVar[tuple[str, ...]] = ("vp",)
@@ -137,6 +141,16 @@ class Dataset:
             digest.update(f" {tuple(images.shape)} ".encode())
             digest.update(images.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute on the data set's number of CPU threads for the length of the context."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def preset(self, tier: str | None) -> tuple[str, Settings]:
         """Return a tier's name and settings; None means the default tier."""

@@ -34,6 +34,7 @@ class Mixture(Dataset):
     means: Tensor
     covariances: Tensor
 
+    threads: ClassVar[int | None] = 1
     clips: ClassVar[bool] = False
     processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
     teachers: ClassVar[Mapping[str, str]] = {"vp": "exact", "ve": "exact"}

@@ -25,13 +25,16 @@ class MixtureDenoiser:
         self.process = process
         self.weights, self.means = weights.double(), means.double()
         # one basis for all times: alpha^2 S + sigma^2 I has the eigenvectors of S
-        self._values, self._vectors = torch.linalg.eigh(covariances.double())
+        values, self._vectors = torch.linalg.eigh(covariances.double())
+        if float(values.min()) < -1e-12 * float(values.max()):
+            raise ValueError(f"a covariance has the negative eigenvalue {float(values.min()):.3g}")
+        self._values = values.clamp(min=0)
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the posterior mean in float64, ``x_t`` ``[B, D, 1, 1]`` at times ``t`` ``[B]``."""
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         x = x_t.double().flatten(1)
-        values = self._values.clamp(min=0)
+        values = self._values
         variance = alpha[:, None, None] ** 2 * values + sigma[:, None, None] ** 2  # [B, K, D]
         centred = x[:, None] - alpha[:, None, None] * self.means  # [B, K, D]
         along = torch.einsum("bkd,kde->bke", centred, self._vectors)

@@ -47,9 +47,14 @@ class BiasCorrectedEMA(Generic[Network]):
     def update(self, parameters: list[nn.Parameter]) -> None:
         """Move the average towards ``parameters``, the averaged network's in their own order."""
         self.updates += 1
+        weight = self.weight(self.updates)
         average: list[Tensor] = list(self._average)
-        new: list[Tensor] = [p.to(a.dtype) for p, a in zip(parameters, self._average, strict=True)]
-        torch._foreach_lerp_(average, new, self.weight(self.updates))
+        new: list[Tensor] = list(parameters)
+        if average[0].dtype == new[0].dtype:
+            torch._foreach_lerp_(average, new, weight)
+            return
+        for a, n in zip(average, new, strict=True):  # one by one: no second copy of all parameters in the wider dtype
+            a.lerp_(n.to(a.dtype), weight)
 
     def copy_to(self, module: nn.Module) -> None:
         """Write the average into a network of the same architecture, in that network's dtype."""

@@ -22,14 +22,14 @@ from tractbench.config import resolve
 from tractbench.teachers.load import load_teacher
 from tractbench.training.distill import Distillation
 
-FORWARDS = {"btd": 2, "tract": 2, "tract_edm": 3}
-"""Forward passes without gradient that each method's target needs."""
+FORWARDS = {"btd": (2, 0), "tract": (1, 1), "tract_edm": (2, 1)}
+"""Forward passes without gradient of teacher and self-teacher, networks of the same shape, in each method's target."""
 
 
-def floor(run: Distillation, forwards: int):
+def floor(run: Distillation, forwards: tuple[int, int]):
     """Return a function that does the bare passes of one step."""
     network = copy.deepcopy(run.student)
-    frozen = copy.deepcopy(run.teacher)
+    frozen = [network for passes in forwards for network in [copy.deepcopy(run.teacher)] * passes]
     parameters = list(network.parameters())
     optimiser = torch.optim.Adam(parameters, lr=run.config.lr, fused=True)
     batch = run.draw(run.plans[0].phase, 0.0)
@@ -37,8 +37,8 @@ def floor(run: Distillation, forwards: int):
 
     def step() -> None:
         with torch.no_grad():
-            for _ in range(forwards):
-                frozen(batch.x_t, batch.times.t)
+            for denoiser in frozen:
+                denoiser(batch.x_t, batch.times.t)
         loss = (network(batch.x_t, batch.times.t) - target).square().flatten(1).sum(1).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -59,6 +59,7 @@ def seconds(step, steps: int) -> float:
 def measure(method_name: str, rounds: int, steps: int) -> dict[str, float | str]:
     """Return the ratio of a method's training step to its floor."""
     config, method, dataset = resolve({"method": method_name, "dataset": "digits"})
+    torch.set_num_threads(dataset.threads or torch.get_num_threads())
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
     run = Distillation(config, method, teacher.process, teacher.denoiser, dataset.decode(dataset.train))
     bare = floor(run, FORWARDS[method_name])
