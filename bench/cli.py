@@ -292,7 +292,7 @@ def main() -> None:
     except TractbenchError as error:
         _stop(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped; the last checkpoint, if any, is kept and the same command goes on from it", 130)
+        _stop("stopped; what was finished is kept, nothing is left half-written", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

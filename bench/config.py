@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -115,6 +116,16 @@ class RunConfig(BaseModel):
     clip_sample: bool = Field(True, description="clip x0 to [-1, 1] while sampling")
     protocol: str = Field("raw", description="evaluation protocol")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values_for_numbers(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key, value in values.items():
+            if isinstance(value, bool) and key != "clip_sample":
+                raise ValueError(
+                    f"{key} {str(value).lower()}: it is not a truth value; see 'tractbench list methods -v'"
+                )
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         seeds = self.sampling_seeds
@@ -126,7 +137,7 @@ class RunConfig(BaseModel):
             nearest = nearest_divisor(self.grid_steps, steps)
             raise ValueError(
                 f"nfe {self.nfe}: {steps} steps do not divide the grid of {self.grid_steps}; "
-                f"try {2 * nearest - 1 if solver == 'heun' else nearest}, or set grid_steps"
+                f"try {2 * nearest - 1 if solver == 'heun' else nearest} or set grid_steps"
             )
         if self.schedule:
             check_schedule(self.schedule, self.grid_steps)
@@ -150,8 +161,20 @@ class RunConfig(BaseModel):
         return self
 
 
-SAMPLING_FIELDS = frozenset({"nfe", "sampling_seeds", "samples", "chunk", "clip_sample", "protocol"})
+SAMPLING_FIELDS = frozenset({"nfe", "sampling_seeds", "samples", "chunk", "protocol"})
 """What may change without training another student (a trained student's steps stand in its schedule)."""
+
+UNTRAINED_FIELDS = SAMPLING_FIELDS | {
+    "method",
+    "dataset",
+    "tier",
+    "process",
+    "teacher",
+    "grid_steps",
+    "clip_sample",
+    "options",
+}
+"""What a method that trains nothing depends on."""
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
@@ -237,6 +260,8 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
     }
     values.setdefault("teacher", dataset.teachers.get(process))
     values.setdefault("protocol", dataset.protocol)
+    if values["teacher"] == "exact" and dataset.teachers.get(process) != "exact":
+        raise ConfigError(f"teacher 'exact': data set '{dataset.name}' has none in closed form; leave --teacher out")
     own = {key: values.pop(key) for key in list(values) if key in method_class.model_fields}
     for key in values:
         if key not in known:
@@ -275,8 +300,9 @@ def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[
     exact = values.get("teacher") == "exact" and method.trains
     entries: Schedule = ()
     if not method.trains:
-        if "schedule" in given or "budget" in given:
-            raise ConfigError(f"method '{method.name}' trains nothing: leave --schedule and --budget out")
+        for key in given:
+            if key in RunConfig.model_fields and key not in UNTRAINED_FIELDS:
+                raise ConfigError(f"{key} {given[key]!r}: method '{method.name}' trains nothing; leave it out")
         values["budget"] = 0
     elif values.get("schedule") is not None:
         entries = _entries(values["schedule"])
@@ -286,6 +312,8 @@ def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[
         usable = isinstance(nfe, (int, str)) and str(nfe).isdecimal() and 1 <= int(nfe) <= MAX_STEPS
         entries = method.default_schedule(int(str(nfe)) if usable else 1)
         entries = (entries[0], *entries) if exact else entries
+    if "mu_s" in given and method.trains and not method.self_teacher:
+        raise ConfigError(f"mu_s {given['mu_s']!r}: method '{method.name}' has no self-teacher; leave it out")
     values["schedule"] = entries
     if exact:
         values.setdefault("student", next(iter(dataset.networks)))
@@ -296,12 +324,30 @@ def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[
             )
     usual = GRID_STEPS[str(values["process"])]
     first = entries[0] if len(entries) > 1 else usual
-    grid = values.setdefault("grid_steps", max(usual, first) if values["process"] == "vp" else first)
+    grid = values.setdefault(
+        "grid_steps", max(usual, first) if values["process"] == "vp" else usual if usual % first == 0 else first
+    )
+    if values["process"] == "vp" and isinstance(grid, int) and grid < usual:
+        raise ConfigError(f"grid_steps {grid}: the VP process has at least {usual}; leave it out")
     if entries and isinstance(grid, int) and 0 < grid <= MAX_STEPS:
         try:
             check_schedule(entries, grid)
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            if "schedule" in given or "grid_steps" in given:
+                raise ConfigError(str(error)) from error
+            raise ConfigError(_unreachable(method, values.get("nfe", 1), grid)) from error
+
+
+def _unreachable(method: Method, nfe: object, grid: int) -> str:
+    """Say that no default schedule ends at so many steps, and which one near it does."""
+    reachable = []
+    for steps in (d for d in range(1, grid) if grid % d == 0):
+        with contextlib.suppress(ValueError):
+            check_schedule(method.default_schedule(steps), grid)
+            reachable.append(steps)
+    wanted = int(str(nfe)) if str(nfe).isdecimal() else 1
+    nearest = min(reachable, key=lambda d: max(d / wanted, wanted / d))
+    return f"nfe {nfe}: no schedule of {method.name} from {grid} steps ends there; try {nearest}"
 
 
 def _entries(value: object) -> Schedule:
@@ -342,28 +388,26 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def student_id(config: RunConfig, method: Method, teacher_hash: str, fingerprint: str) -> str:
+def student_id(config: RunConfig, method: Method, teacher_hash: str, dataset: Dataset) -> str:
     """Return the sha256 of all that decides a student's weights.
 
     Args:
         config: the run.
         method: its method; one from outside this distribution counts with its source.
         teacher_hash: sha256 of the teacher's weights and card.
-        fingerprint: the data set's.
+        dataset: its data set; likewise.
     """
     training: dict[str, object] = {"method": config.method, "process": config.process}
     if method.trains:
         fields = set(RunConfig.model_fields) - SAMPLING_FIELDS - {"teacher"}
-        training = config.model_dump(mode="json", include=fields) | {"data": fingerprint}
-    source = plugin_source_hash(type(method))
-    parts = {"training": training, "teacher": teacher_hash, "results": RESULTS_VERSION, "source": source}
+        training = config.model_dump(mode="json", include=fields) | {"data": dataset.fingerprint}
+    sources = [plugin_source_hash(type(method)), plugin_source_hash(type(dataset))]
+    parts = {"training": training, "teacher": teacher_hash, "results": RESULTS_VERSION, "sources": sources}
     return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
 
 def identity(student: str, config: RunConfig, reference_hash: str) -> str:
     """Return the sha256 of a student with its sampling, its protocol and the reference it is scored against."""
-    sampling = config.model_dump(
-        mode="json", include=set(SAMPLING_FIELDS) | {"dataset", "tier", "grid_steps", "options"}
-    )
+    sampling = config.model_dump(mode="json", include=set(UNTRAINED_FIELDS) - {"method", "process", "teacher"})
     parts = {"student": student, "sampling": sampling, "reference": reference_hash}
     return hashlib.sha256(canonical(parts).encode()).hexdigest()

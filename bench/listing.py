@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tractbench.config import GRID_STEPS, RunConfig, format_budget
+from tractbench.config import GRID_STEPS, UNTRAINED_FIELDS, RunConfig, format_budget
 from tractbench.console import format_metric
 from tractbench.method import Method
 from tractbench.registry import dataset_names, load_dataset, load_method, method_names
@@ -36,7 +36,8 @@ def list_methods(verbose: bool) -> ListingTable:
         for name, field in method.model_fields.items():
             rows.append([method.name, name, str(method.defaults.get(name, field.default)), field.description or ""])
         for name, field in RunConfig.model_fields.items():
-            if method.trains and name not in ("method", "dataset", "tier", "teacher", "options"):
+            shown = name in UNTRAINED_FIELDS or (method.trains and (method.self_teacher or name != "mu_s"))
+            if shown and name not in ("method", "dataset", "tier", "teacher", "options"):
                 rows.append([method.name, name, _default(method, name), field.description or ""])
     objects: list[dict[str, object]] = [
         dict(zip(("method", "setting", "default", "description"), row, strict=True)) for row in rows

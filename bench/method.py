@@ -125,6 +125,10 @@ class Method(BaseModel):
         """Return the solver that samples what this method makes: ``ddim`` or ``heun``."""
         return "ddim"
 
+    def teacher_sampler(self) -> str:
+        """Return the solver whose steps are distilled: a perfect student ends where the teacher does under it."""
+        return "ddim"
+
     def phases(self, schedule: Schedule) -> tuple[Phase, ...]:
         """Return the phases of a validated schedule; () means that nothing is trained."""
         return tuple(Phase(start, end) for start, end in pairwise(schedule))

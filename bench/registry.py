@@ -45,7 +45,13 @@ def _load(package: str, kind: str, name: str, base: type[Component]) -> type[Com
         return next(value for value in classes if getattr(value, "name", None) == name)
     for entry in entry_points(group=package):
         if entry.name == name:
-            loaded: Any = entry.load()
+            try:
+                loaded: Any = entry.load()
+            except Exception as error:  # a plugin may fail in any way; the user has to know which
+                reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+                raise ConfigError(
+                    f"plugin {name} = {entry.value} cannot be imported ({reason}); uninstall or mend it"
+                ) from error
             if not (inspect.isclass(loaded) and issubclass(loaded, base)) or getattr(loaded, "name", None) != name:
                 raise ConfigError(f"entry point {name} = {entry.value} is not a {base.__name__} named '{name}'")
             return loaded

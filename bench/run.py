@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tractbench.config import RunConfig, identity, student_id
+from tractbench.config import RESULTS_VERSION, RunConfig, identity, student_id
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.gaussians import Mixture
+from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
@@ -30,6 +31,7 @@ from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.files import sha256_file, write_atomic
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
+from tractbench.registry import plugin_source_hash
 from tractbench.results.pictures import Plane, save_grid, save_plane
 from tractbench.results.provenance import command_line, environment
 from tractbench.results.record import DistillationError, Metric, Record, Seconds, Training
@@ -92,8 +94,8 @@ def _run(
 ) -> Outcome:
     protocol = load_protocol(config.protocol)
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
-    scorer = make_scorer(dataset, protocol, config.chunk)
-    student = student_id(config, method, teacher.hash, dataset.fingerprint)
+    scorer = make_scorer(dataset, protocol, config.chunk, config.samples)
+    student = student_id(config, method, teacher.hash, dataset)
     cell = identity(student, config, scorer.reference_hash)
     if not runtime.force and (found := store.find(cell)):
         return Outcome(found, reused=True)
@@ -122,13 +124,11 @@ class _Job:
     def run(self) -> Record:
         """Train if needed, sample, score and record."""
         started = time.perf_counter()
-        if self.runtime.force:
-            for name in (STUDENT, CHECKPOINT, "record.json"):
-                (self.folder / name).unlink(missing_ok=True)
         write_atomic(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
         base = {
             "identity": self.cell,
             "student": self.student,
+            "results_version": RESULTS_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": self.config,
             "environment": environment(self.runtime.device),
@@ -138,6 +138,8 @@ class _Job:
         hashes = {
             "teacher": self.teacher.hash,
             "data": self.dataset.fingerprint,
+            "method_source": plugin_source_hash(type(self.method)),
+            "data_source": plugin_source_hash(type(self.dataset)),
             "reference": self.scorer.reference_hash,
         }
         try:
@@ -149,7 +151,6 @@ class _Job:
             self.store.append(failed)
             raise
         sampled = time.perf_counter()
-        self._draw(network)
         student_file = self.folder / STUDENT
         record = Record.model_validate(
             {
@@ -170,11 +171,19 @@ class _Job:
             }
         )
         self.store.append(record)
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        self._checkpoint.unlink(missing_ok=True)
+        self._draw(network)
         return record
+
+    @property
+    def _checkpoint(self) -> Path:
+        """The run's own checkpoint; a forced run has another, which only a forced run goes on from."""
+        return self.folder / (f"forced-{CHECKPOINT}" if self.runtime.force else CHECKPOINT)
 
     def _teacher_denoiser(self) -> Denoiser:
         denoiser = self.teacher.denoiser
+        if isinstance(denoiser, MixtureDenoiser):
+            return denoiser.to(self.runtime.device)
         return copy.deepcopy(denoiser).to(self.runtime.device) if isinstance(denoiser, nn.Module) else denoiser
 
     @property
@@ -195,6 +204,7 @@ class _Job:
             self.teacher.process,
             self.dataset.shape,
             self._full_steps,
+            solver=self.method.teacher_sampler(),
             clip=self.config.clip_sample,
             classes=self.dataset.classes,
             device=self.runtime.device,
@@ -223,14 +233,14 @@ class _Job:
             self.config,
             self.method,
             self.teacher.process,
-            self.teacher.denoiser,
+            self._teacher_denoiser(),
             self.dataset.decode(self.dataset.train),
             labels=self.dataset.train_labels,
             flips=self.dataset.flips,
             new_network=self._new_network,
             device=self.runtime.device,
         )
-        checkpoint = self.folder / CHECKPOINT
+        checkpoint = self._checkpoint
         if not checkpoint.exists() and not self.runtime.force:
             for other in self.store.student_files(self.student, CHECKPOINT)[:1]:
                 shutil.copyfile(other, checkpoint)
@@ -295,7 +305,7 @@ class _Job:
         return network, training, tuple(DistillationError.model_validate(e) for e in header["distillation_errors"])
 
     def _sample(
-        self, denoiser: Denoiser, seed: int, count: int, steps: int, solver: str, task: Task | None = None
+        self, denoiser: Denoiser, seed: int, count: int, chunk: int, steps: int, solver: str, task: Task | None = None
     ) -> Iterator[Tensor]:
         images = sample(
             denoiser,
@@ -304,7 +314,7 @@ class _Job:
             seed,
             count,
             steps,
-            chunk=min(count, self.config.chunk),
+            chunk=chunk,
             batch=self.runtime.sample_batch,
             solver=solver,
             classes=self.dataset.classes,
@@ -314,8 +324,8 @@ class _Job:
         )
         for batch in images:
             if self.runtime.stop():
-                kept = "; kept: the trained student" if self.method.trains else "; nothing was written"
-                raise InterruptedRunError(f"stopped while sampling{kept}; the same command goes on from there")
+                kept = "kept: the trained student" if self.method.trains else "nothing was recorded"
+                raise InterruptedRunError(f"stopped while sampling; {kept}; the same command does the rest")
             if not bool(torch.isfinite(batch).all()):
                 raise RunFailedError(f"sampling seed {seed} gave images that are not finite")
             yield batch
@@ -323,7 +333,7 @@ class _Job:
     def _evaluations(self, denoiser: Denoiser) -> int:
         """Return how many denoiser evaluations the sampler really spends on an image, by counting them."""
         counter = CountingDenoiser(denoiser)
-        for _ in self._sample(counter, 0, 1, self._steps, self.method.sampler()):
+        for _ in self._sample(counter, 0, 1, 1, self._steps, self.method.sampler()):
             pass
         return counter.evaluations
 
@@ -332,7 +342,9 @@ class _Job:
         per_seed: list[dict[str, float]] = []
         with self.progress.task("sampling and scoring", config.samples * len(config.sampling_seeds), "image") as task:
             for seed in config.sampling_seeds:
-                batches = self._sample(denoiser, seed, config.samples, self._steps, self.method.sampler(), task)
+                batches = self._sample(
+                    denoiser, seed, config.samples, config.chunk, self._steps, self.method.sampler(), task
+                )
                 per_seed.append(self.scorer.score(self.dataset.quantise(batch) for batch in batches))
                 first = self.scorer.protocol.metrics[0]
                 task.advance(0, f"seed {seed}  {first} {per_seed[-1][first]:.4g}")
@@ -342,7 +354,7 @@ class _Job:
         """Draw samples of the teacher in all its steps, the teacher in the run's steps and the student."""
         teacher, solver = self._teacher_denoiser(), self.method.sampler()
         panels = {
-            _title("teacher", self._full_steps): (teacher, self._full_steps, "ddim"),
+            _title("teacher", self._full_steps): (teacher, self._full_steps, self.method.teacher_sampler()),
             _title("teacher", self._steps): (teacher, self._steps, solver),
         }
         if self.method.trains:
@@ -355,7 +367,7 @@ class _Job:
                 return
             images = {}
             for title, job in panels.items():
-                shown = torch.cat(list(self._sample(job[0], seed, min(GRID_IMAGES, self.config.chunk), *job[1:])))
+                shown = torch.cat(list(self._sample(job[0], seed, GRID_IMAGES, GRID_IMAGES, *job[1:])))
                 images[title] = self.dataset.decode(self.dataset.quantise(shown))
                 task.advance(1, title)
             save_grid(path, images, GRID_COLUMNS)
@@ -364,12 +376,13 @@ class _Job:
         """Draw paths and samples in the plane of the first two coordinates."""
         shown = {}
         for title, (denoiser, steps, solver) in panels.items():
-            points = torch.cat(list(self._sample(denoiser, seed, POINTS, steps, solver)))
-            states = [prior_noise(self.teacher.process, self.dataset.shape, seed, range(PATHS))]
+            points = torch.cat(list(self._sample(denoiser, seed, POINTS, self.config.chunk, steps, solver)))
+            noise = prior_noise(self.teacher.process, self.dataset.shape, seed, range(PATHS))
+            states = [noise.to(self.runtime.device)]
             with torch.no_grad():
                 sample_ode(denoiser, self.teacher.process, states[0], steps, solver=solver,
                            clip=self.config.clip_sample, on_step=states.append)  # fmt: skip
-            shown[title] = Plane(points.flatten(1)[:, :2], torch.stack(states).flatten(2)[..., :2])
+            shown[title] = Plane(_plane(points.flatten(1)), _plane(torch.stack(states).flatten(2).cpu()))
             task.advance(1, title)
         density = self.dataset.density if isinstance(self.dataset, Mixture) and self.dataset.shape[0] == 2 else None
         save_plane(path, shown, density)
@@ -377,6 +390,11 @@ class _Job:
 
 def _title(name: str, steps: int) -> str:
     return f"{name}, {steps} step{'s' * (steps != 1)}"
+
+
+def _plane(points: Tensor) -> Tensor:
+    """Return the first two coordinates of points ``[..., D]``; of points on a line, a second one of 0."""
+    return torch.nn.functional.pad(points, (0, 1))[..., :2] if points.shape[-1] == 1 else points[..., :2]
 
 
 def count_parameters(denoiser: Denoiser) -> int:

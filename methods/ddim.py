@@ -25,3 +25,7 @@ class DDIM(Method):
     def sampler(self) -> str:
         """Return the chosen solver."""
         return self.solver
+
+    def teacher_sampler(self) -> str:
+        """Return the same solver."""
+        return self.solver

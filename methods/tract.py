@@ -32,12 +32,15 @@ class TRACT(Method):
         """Return the x0 for which one DDIM step from x_t lands where teacher and self-teacher do."""
         process, x_t, times, labels = batch.process, batch.x_t, batch.times, batch.labels
         limit = 1.0 if self.clip_target else float("inf")
+        weight = loss_weight(process, times.t, self.loss_weight)
 
         x0 = nets.teacher(x_t, times.t, labels).clamp(-limit, limit)
+        if phase.group == 1:
+            return Target(x0, weight)
         x_next = ddim_step(process, x_t, x0, times.t, times.t_next)
         x0_next = nets.self_teacher(x_next, times.t_next, labels).clamp(-limit, limit)
         x_jump = ddim_step(process, x_next, x0_next, times.t_next, times.t_end)
         x_end = torch.where(per_sample(times.t_next == times.t_end, x_t), x_next, x_jump)
 
         x0_target = ddim_inverse(process, x_t, x_end, times.t, times.t_end)
-        return Target(x0_target, loss_weight(process, times.t, self.loss_weight))
+        return Target(x0_target, weight)

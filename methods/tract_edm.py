@@ -24,7 +24,7 @@ class TRACTEDM(Method):
     self_teacher: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, object]] = {"lr": 1e-3, "gradients": "replace_nonfinite"}
 
-    clip_target: bool = Field(True, description="clip x0 to [-1, 1] in the DDIM steps of targets; never in RK steps")
+    clip_target: bool = Field(True, description="clip x0 to [-1, 1] while building targets; never inside an RK step")
     teacher_solver: Literal["rk", "ddim_ve"] = Field(
         "rk", description="the teacher's step: rk (Heun, two evaluations) or ddim_ve (Euler, one)"
     )
@@ -32,6 +32,10 @@ class TRACTEDM(Method):
     def default_schedule(self, nfe: int) -> Schedule:
         """(40, nfe): one phase from EDM's 40 noise levels."""
         return (40, nfe)
+
+    def teacher_sampler(self) -> str:
+        """Return Heun's solver, or DDIM for ``ddim_ve``."""
+        return "heun" if self.teacher_solver == "rk" else "ddim"
 
     def target(self, batch: Batch, phase: Phase, nets: Nets) -> Target:
         """Return the x0 for which one DDIM step from x_t lands where the teacher's solver and the self-teacher do."""
@@ -41,15 +45,14 @@ class TRACTEDM(Method):
         sigma = process.sigma(times.t)
         weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
-        x0 = nets.teacher(x_t, times.t, labels)
-        if not rk:
-            x0 = x0.clamp(-limit, limit)
+        unclipped = nets.teacher(x_t, times.t, labels)
+        x0 = unclipped.clamp(-limit, limit)
         if phase.group == 1:
             return Target(x0, weight)
         last = times.t_next == 0
         t_next = torch.where(last, times.t, times.t_next)  # no network is asked at sigma = 0; those rows are replaced
         if rk:
-            x_next = heun_step(nets.teacher, process, x_t, times.t, t_next, labels, x0)
+            x_next = heun_step(nets.teacher, process, x_t, times.t, t_next, labels, unclipped)
         else:
             x_next = ddim_step(process, x_t, x0, times.t, t_next)
         x0_next = nets.self_teacher(x_next, t_next, labels).clamp(-limit, limit)

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tractbench.errors import StoreError, nearest_name
-from tractbench.evaluation.protocols import load_protocol
+from tractbench.evaluation.protocols import Protocol, load_protocol
 from tractbench.reports.figures import error_figure, loss_figure
 from tractbench.reports.frames import budget_text, cell_frame, run_frame
 from tractbench.results.record import Record
@@ -31,6 +31,15 @@ METRIC_TITLES = {
     "fd_exact": "FD to the truth",
     "sliced_w2": "Sliced W2",
 }
+
+
+GLOSSES = {
+    "fd_": "FD is the Fréchet distance, lower is better; none of these is a FID.",
+    "nn_ratio": "NN ratio: distance to the nearest training image over that to the nearest held-out one, 0 for a "
+    "sampler that repeats its training images.",
+    "sliced_w2": "Sliced W2: root mean square Wasserstein-2 distance of projections to those of fresh true points.",
+}
+"""What a table's caption says of its metrics, by the beginning of their names."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Section:
 
     dataset: str
     tier: str
-    protocol: str
+    protocol: Protocol
     columns: list[Column]
     rows: list[list[Cell]]
     best: set[tuple[int, int]]
@@ -87,29 +96,37 @@ def with_spread(mean: float, std: float, plus_minus: str = " ± ") -> str:
 
 def sections(records: list[Record]) -> list[Section]:
     """Return one table for each data set, tier and protocol among the records."""
-    runs = run_frame(records)
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        config = record.config
+        groups.setdefault((config.dataset, config.tier, config.protocol), []).append(record)
     result = []
-    for (dataset, tier, protocol_name), group in runs.groupby(["dataset", "tier", "protocol"]):
-        protocol = load_protocol(str(protocol_name))
+    for (dataset, tier, protocol_name), group in sorted(groups.items()):
+        protocol = load_protocol(protocol_name)
         cells = cell_frame(group, protocol.metrics)
-        same = [r for r in records if (r.config.dataset, r.config.tier) == (dataset, tier) and r.floors]
-        floors = [same[-1].floors.get(name) if same else None for name in protocol.metrics]
-        several_seeds = bool((cells["training_seeds"] > 1).any())
-        samples = " or ".join(f"{n:,}" for n in sorted(set(cells["samples"])))
-        caption = (
-            f"Mean ± standard deviation over sampling seeds, {samples} samples each, "
-            f"protocol {protocol.name}: {protocol.quantise}ed to the data set's grey levels, against the "
-            f"training images{' and, apart, the held-out ones' if 'fd_pixel_held_out' in protocol.metrics else ''}. "
-            + ("Behind a slash: the spread over training seeds. " if several_seeds else "")
-            + "FD is the Fréchet distance, lower is better; none of these is a FID. NN ratio: distance to the nearest "
-            "training image over that to the nearest held-out one, 0 for a sampler that repeats its training images. "
-            "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises."
-        )
+        scored = [record for record in group if record.floors]
+        floors = [scored[-1].floors.get(name) if scored else None for name in protocol.metrics]
         rows, best = _rows(cells, protocol.metrics)
         result.append(
-            Section(str(dataset), str(tier), protocol.name, _columns(protocol.metrics), rows, best, floors, caption)
+            Section(dataset, tier, protocol, _columns(protocol.metrics), rows, best, floors, _caption(cells, protocol))
         )
     return result
+
+
+def _caption(cells: pd.DataFrame, protocol: Protocol) -> str:
+    """Say what the numbers of a table are."""
+    samples = " or ".join(f"{n:,}" for n in sorted(set(cells["samples"])))
+    sentences = [f"Mean ± standard deviation over sampling seeds, {samples} samples each; protocol {protocol.name}:"]
+    sentences.append(protocol.description)
+    if (cells["training_seeds"] > 1).any():
+        sentences.append("Behind a slash: the standard deviation over training seeds.")
+    sentences += [
+        gloss for prefix, gloss in GLOSSES.items() if any(name.startswith(prefix) for name in protocol.metrics)
+    ]
+    sentences.append(
+        "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises."
+    )
+    return " ".join(sentences)
 
 
 def _columns(metrics: tuple[str, ...]) -> list[Column]:
@@ -131,14 +148,14 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell
     for cell in cells.to_dict("records"):
         row = [
             Cell(str(cell["method"]), str(cell["method"])),
-            Cell(f"{cell['nfe_spent'] or cell['nfe']:.0f}", cell["nfe"]),
+            Cell(f"{cell['nfe_spent']:.0f}", cell["nfe_spent"]),
         ]
         for name in metrics:
             text = with_spread(cell[name], cell[f"{name}_sampling_std"])
             if cell["training_seeds"] > 1:
                 text += f" / {cell[f'{name}_training_std']:.2g}"
             row.append(Cell(text, float(cell[name]) if text != "-" else math.inf))
-        seeds = f"{cell['training_seeds']} x {cell['sampling_seeds'] // max(1, cell['training_seeds'])}"
+        seeds = f"{cell['training_seeds']} x {cell['sampling_seeds'] / max(1, cell['training_seeds']):g}"
         settings = f"failed: {cell['reason']}" if cell["reason"] else str(cell["settings"])
         parameters = cell["parameters"]
         known = parameters is not None and not math.isnan(parameters)
@@ -155,7 +172,7 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell
     best: set[tuple[int, int]] = set()
     for offset, name in enumerate(metrics):
         if name.startswith("fd_"):
-            for _, group in cells.dropna(subset=[name]).groupby("nfe"):
+            for _, group in cells.dropna(subset=[name]).groupby("nfe_spent"):
                 if len(group) > 1:
                     best.add((group.index.tolist()[int(group[name].astype(float).argmin())], 2 + offset))
     return rows, best
@@ -188,7 +205,12 @@ def render(store: Store, output: str, *, tier: str | None = None, dataset: str |
         return (
             _environment(autoescape=True)
             .get_template("report.html")
-            .render(sections=tables, runs=[_run_view(store, r) for r in reversed(records)], latest=records[-1])
+            .render(
+                infinity=math.inf,
+                sections=tables,
+                runs=[_run_view(store, r) for r in reversed(records)],
+                latest=records[-1],
+            )
         )
     if output == "latex":
         marks = {"block_start_string": "<%", "block_end_string": "%>"}
@@ -240,7 +262,7 @@ def _markdown(table: Section) -> str:
     titles = [column.title for column in table.columns[2:]]
     floors = ", ".join(f"{title} {value:.3f}" for title, value in zip(titles, table.floors, strict=False) if value)
     title = f"### {table.dataset}, tier {table.tier}"
-    return "\n".join([title, "", *head, *rows, "", table.caption, f"Real held-out images: {floors}.", ""])
+    return "\n".join([title, "", *head, *rows, "", table.caption, f"{table.protocol.floor}: {floors}.", ""])
 
 
 def _run_view(store: Store, record: Record) -> dict[str, Any]:

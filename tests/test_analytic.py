@@ -193,13 +193,13 @@ def test_exact_samples_are_at_almost_no_distance(name):
     trace = float(moments(data)[1].trace())
     # the mean's own error is trace / N, the covariance's at most dimensions * trace / N
     bound = 5 * (1 + data.shape[0]) * trace / len(data.held_out)
-    assert 0 <= ExactScorer(data, load_protocol("exact")).floors["fd_exact"] < bound
+    assert 0 <= ExactScorer(data, load_protocol("exact"), 5000).floors["fd_exact"] < bound
 
 
 @pytest.mark.parametrize("name", ["mixture2d", "gaussian:1", "gaussian:16"])
 def test_a_shift_adds_its_square_to_the_frechet_distance(name):
     data = load_dataset(name)
-    scorer = ExactScorer(data, load_protocol("exact"))
+    scorer = ExactScorer(data, load_protocol("exact"), 5000)
     points = data.draw(2000, "shift").double()
     shift = normal(*data.shape)
     off = (points.mean(0) - moments(data)[0][:, None, None]).flatten()  # |m + s|^2 = |m|^2 + |s|^2 + 2 m s
@@ -211,7 +211,7 @@ def test_a_shift_adds_its_square_to_the_frechet_distance(name):
 @pytest.mark.parametrize("name", ["mixture2d", "gaussian:1", "gaussian:3"])
 def test_sliced_distance_of_a_shift_is_its_mean_projection(name):
     data = load_dataset(name)
-    scorer = ExactScorer(data, load_protocol("exact"))
+    scorer = ExactScorer(data, load_protocol("exact"), 5000)
     fresh = data.draw(500, "fresh").double()
     assert scorer.score([fresh])["sliced_w2"] == 0.0
     # directions have length one, so the squares for orthogonal shifts of length a add up to a^2
@@ -224,7 +224,9 @@ def test_sliced_distance_of_a_shift_is_its_mean_projection(name):
 
 
 def teacher_ends(folder, denoiser, process, steps, hash_="a", **changes):
-    return TeacherEnds(folder, denoiser, hash_, process, (2, 1, 1), steps, **{"clip": False} | changes)
+    return TeacherEnds(
+        folder, denoiser, hash_, process, (2, 1, 1), steps, **{"solver": "ddim", "clip": False} | changes
+    )
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)

@@ -215,9 +215,12 @@ def test_a_network_that_cannot_be_built_is_refused(tmp_path):
 
 
 def test_a_teachers_hash_follows_weights_and_architecture_but_not_words(tmp_path):
+    tiny = Digits()
+    tiny.shape = (1, 4, 4)
+
     def hash_of(folder, network=None, **changes):
         written(tmp_path / folder, network, **changes)
-        return load_teacher(str(tmp_path / folder / "mine.toml"), Digits(), "vp", 1024).hash
+        return load_teacher(str(tmp_path / folder / "mine.toml"), tiny, "vp", 1024).hash
 
     first = hash_of("a")
     assert hash_of("b", summary="other words", command="other", licence="MIT") == first
@@ -265,3 +268,10 @@ def test_cards_are_frozen_and_closed():
     assert isinstance(card, Card)
     with pytest.raises(ValueError, match="frozen"):
         card.sha256 = "0" * 64
+
+
+def test_a_teacher_for_other_images_is_refused_in_one_line(tmp_path):
+    written(tmp_path)
+    with pytest.raises(ConfigError, match=r"does not fit images of shape \(1, 8, 8\)") as caught:
+        load_teacher(str(tmp_path / "mine.toml"), Digits(), "vp", 1024)
+    assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ BAD = [
     ((*RUN, "--schedule", "1024,30,1"), "30 does not divide 1024; try 1024,32,1"),
     ((*RUN, "--schedule", "1024,x"), "whole numbers separated by commas"),
     ((*RUN, "--schedule", "1024,32,1", "--nfe", "2"), "nfe is 2"),
-    ((*RUN, "--nfe", "3"), "3 does not divide 32"),
+    ((*RUN, "--nfe", "3"), "no schedule of tract from 1024 steps ends there; try 4"),
     ((*RUN, "--nfe", "0"), "greater than or equal to 1"),
     (("run", "--method", "ddim", "--dataset", "digits", "--nfe", "3"), "do not divide the grid of 1024; try 4"),
     ((*RUN, "--budget", "0"), "give at least 256"),

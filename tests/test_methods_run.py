@@ -96,12 +96,12 @@ DEFAULTS = {
     "tract": {
         "phase_start": "continue", "clip_target": "True", "clip_sample": "True", "loss_weight": "truncated_snr",
         "ema_reset": "none", "lr_schedule": "constant", "lr": "0.0002", "mu_s": "0.5", "mu_i": "None",
-        "ema_residual": "0.001", "gradients": "clip_norm", "clip_norm": "1.0", "warmup": "0", "batch": "256",
+        "ema_residual": "0.001", "gradients": "clip_norm", "clip_norm": "1.0", "warmup": "0", "batch": "the tier's",
     },
     "btd": {
         "phase_start": "from_teacher", "clip_target": "False", "clip_sample": "True", "loss_weight": "truncated_snr",
         "final_target": "teacher_x0", "ema_reset": "none", "lr_schedule": "linear", "lr": "0.0002", "mu_i": "None",
-        "ema_residual": "0.001", "gradients": "clip_norm", "clip_norm": "1.0", "warmup": "0", "batch": "256",
+        "ema_residual": "0.001", "gradients": "clip_norm", "clip_norm": "1.0", "warmup": "0", "batch": "the tier's",
     },
     "tract_edm": {
         "phase_start": "continue", "clip_target": "True", "clip_sample": "True", "teacher_solver": "rk",

@@ -13,7 +13,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def scorer(digits):
-    return make_scorer(digits, load_protocol("raw"), chunk=100)
+    return make_scorer(digits, load_protocol("raw"), 100, 500)
 
 
 def test_training_images_score_zero_and_show_as_memorised(digits, scorer):
@@ -60,4 +60,4 @@ def test_the_shipped_classifier_is_right_on_held_out_digits(digits):
 def test_reference_hash_changes_with_the_data(digits, scorer):
     other = type(digits)()
     other.__dict__["train"] = digits.train[1:]
-    assert make_scorer(other, load_protocol("raw"), chunk=100).reference_hash != scorer.reference_hash
+    assert make_scorer(other, load_protocol("raw"), 100, 500).reference_hash != scorer.reference_hash

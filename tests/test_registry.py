@@ -39,9 +39,9 @@ def test_a_method_of_another_distribution_runs_like_a_built_in_one(plugin, tract
 
 def test_a_plugins_source_is_part_of_its_students_identity(plugin):
     config, method, dataset = resolve({"method": "halfway", "dataset": "digits"})
-    before = student_id(config, method, "teacher", dataset.fingerprint)
+    before = student_id(config, method, "teacher", dataset)
     plugin.write_text(PLUGIN + "# changed\n")
-    assert student_id(config, method, "teacher", dataset.fingerprint) != before
+    assert student_id(config, method, "teacher", dataset) != before
 
 
 def test_an_entry_point_to_something_else_is_refused(monkeypatch):

@@ -20,7 +20,7 @@ def store(tmp_path):
     return Store(tmp_path / "runs", create=True)
 
 
-def add(store, scores, status="done", reason=None, floors=FLOORS, **settings):
+def add(store, scores, status="done", reason=None, floors=FLOORS, version=1, spent=None, **settings):
     """Record a run whose every metric scored ``scores`` over its sampling seeds."""
     seeds = tuple(range(max(1, len(scores))))
     config, _, _ = resolve({"method": "tract", "dataset": "digits", "sampling_seeds": seeds} | settings)
@@ -28,6 +28,7 @@ def add(store, scores, status="done", reason=None, floors=FLOORS, **settings):
     record = {
         "identity": f"{number:064d}",
         "student": f"{number:064d}",
+        "results_version": version,
         "status": status,
         "reason": reason,
         "created": "2026-01-01T00:00:00+00:00",
@@ -35,7 +36,7 @@ def add(store, scores, status="done", reason=None, floors=FLOORS, **settings):
         "metrics": {name: Metric.of(scores) for name in METRICS} if status == "done" else {},
         "floors": floors,
         "distillation_errors": (DistillationError(phase=1, start=1024, end=1, error=0.25),),
-        "nfe_spent": config.nfe,
+        "nfe_spent": spent or config.nfe,
         "parameters": 1234567,
         "environment": {"packages": {"tractbench": "0", "torch": "0"}, "python": "3", "processor": "p", "threads": 1},
         "folder": f"run-{number}",
@@ -166,3 +167,32 @@ def test_rows_of_different_teachers_and_solvers_can_be_told_apart(store):
     add(store, [1.0, 2.0], method="tract", teacher="mine.toml", loss_weight="uniform")
     shown = {row["Settings"] for row in markdown_rows(render(store, "markdown"))}
     assert shown == {"-", "process=ve", "process=ve solver=heun", "loss_weight=uniform teacher=mine.toml"}
+
+
+def test_a_sampling_seed_counts_once_in_its_cell(store):
+    add(store, [1.0, 2.0, 3.0], sampling_seeds=(0, 1, 2))
+    add(store, [2.0, 3.0, 9.0], sampling_seeds=(1, 2, 3))
+    (row,) = markdown_rows(render(store, "markdown"))
+    assert row["FD, pixels"] == f"{statistics.fmean([1, 2, 3, 9]):.1f} ± {statistics.stdev([1, 2, 3, 9]):.1f}"
+    assert row["Seeds"] == "1 x 4"
+
+
+def test_results_of_another_version_are_never_averaged_in(store):
+    add(store, [1.0, 2.0])
+    add(store, [5.0, 6.0], version=2, seed=1)
+    assert len(markdown_rows(render(store, "markdown"))) == 2
+
+
+def test_heun_is_shown_and_compared_at_what_it_spends(store):
+    add(store, [1.0, 2.0], method="ddim", process="ve", nfe=4, solver="heun", spent=3)
+    add(store, [3.0, 4.0], method="ddim", nfe=4)
+    shown = {row["NFE"]: row["FD, pixels"] for row in markdown_rows(render(store, "markdown"))}
+    assert shown == {"3": "1.50 ± 0.71", "4": "3.50 ± 0.71"}
+
+
+def test_a_caption_glosses_only_what_is_in_its_table(store):
+    add(store, [1.0, 2.0])
+    text = render(store, "markdown")
+    assert "NN ratio: distance" in text
+    assert "Sliced W2:" not in text
+    assert "grey levels" in text

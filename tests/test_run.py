@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tractbench.training.distill import Distillation
+
 SMOKE = ("--dataset", "digits", "--tier", "smoke")
 TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1")
 
@@ -172,7 +174,7 @@ def test_the_same_bits_whatever_the_global_random_state(tractbench):
 
 def test_an_unwritable_results_folder_is_one_line(tractbench):
     Path("file").write_text("not a folder")
-    result = tractbench(*TRACT, "--runs", "file/runs")
+    result = tractbench(*TRACT, "--runs", "file/runs", "--quiet")
     assert result.code == 2
     assert len(result.err.splitlines()) == 1
     if os.geteuid() != 0:
@@ -192,3 +194,42 @@ def test_a_teacher_of_ones_own(tractbench):
     broken = tractbench(*TRACT, "--teacher", card, "--force")
     assert broken.code == 2
     assert "sha256" in broken.err
+
+
+def test_an_interrupted_forced_run_keeps_the_result_and_goes_on_when_forced_again(tractbench, monkeypatch):
+    first = tractbench(*TRACT, "--json").json
+    before = files(Path(first["run_dir"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "measure", _stop_after(40))
+        stopped = tractbench(*TRACT, "--force")
+    assert stopped.code == 130
+    assert "forced-checkpoint.safetensors" in stopped.err
+    kept = files(Path(first["run_dir"]))
+    assert {name: kept[name] for name in before} == before
+    assert tractbench(*TRACT, "--json").json["reused"]
+    again = tractbench(*TRACT, "--force", "--json")
+    assert "resuming at step 40" in again.err
+    assert again.json["metrics"] == first["metrics"]
+
+
+def _stop_after(step):
+    """Press Ctrl-C while the run is at a step."""
+
+    original = Distillation.measure
+
+    def measure(self, error):
+        original(self, error)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return measure
+
+
+def test_scores_do_not_depend_on_the_number_of_threads(tmp_path):
+    scores = []
+    for threads in ("1", "2"):
+        command = [sys.executable, "-m", "tractbench", *TRACT, "--json", "--quiet", "--budget", "1K", "--runs", threads]
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, text=True)
+        scores.append(json.loads(run.stdout)["metrics"])
+    assert scores[0] == scores[1]

@@ -10,10 +10,11 @@ from tractbench.results.store import MARKER, TABLE, Store
 
 
 def record(identity="a" * 64, status="done", seed=0, **changes):
-    config, _, _ = resolve({"method": "ddim", "dataset": "digits", "seed": seed})
+    config, _, _ = resolve({"method": "tract", "dataset": "digits", "seed": seed})
     values = {
         "identity": identity,
         "student": "b" * 64,
+        "results_version": 1,
         "status": status,
         "created": "2026-01-01T00:00:00+00:00",
         "config": config,

@@ -357,7 +357,7 @@ def test_no_network_is_asked_at_sigma_zero(solver, start, end):
     assert bool(target.x0.isfinite().all())
     assert bool(target.weight.isfinite().all())
     x0 = curved(batch.x_t, batch.times.t)[last]
-    assert torch.equal(target.x0[last], x0 if solver == "rk" else x0.clamp(-1, 1))
+    assert torch.equal(target.x0[last], x0.clamp(-1, 1))
 
 
 @pytest.mark.parametrize("solver", ["rk", "ddim_ve"])

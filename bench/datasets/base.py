@@ -96,7 +96,7 @@ class Dataset:
     teachers: ClassVar[Mapping[str, str]] = {}
     networks: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     recipes: ClassVar[Mapping[str, TeacherRecipe]] = {}
-    features: ClassVar[str]
+    features: ClassVar[str] = ""
     protocol: ClassVar[str] = "raw"
     tiers: ClassVar[Mapping[str, Settings]] = {}
 

@@ -19,7 +19,7 @@ class Gaussian(Mixture):
     summary: ClassVar[str] = "one Gaussian with full covariance and an exact teacher; gaussian:D for D dimensions (8)"
 
     def __init__(self, argument: str | None = None) -> None:
-        if argument is not None and not (argument.isdigit() and 1 <= int(argument) <= 4096):
+        if argument is not None and not (argument.isascii() and argument.isdecimal() and 1 <= int(argument) <= 4096):
             raise ConfigError(f"gaussian:{argument}: dimensions are a whole number from 1 to 4096; try gaussian:8")
         dimensions = int(argument or 8)
         random = generator("gaussian", dimensions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,13 @@ class MixtureDenoiser:
         if float(values.min()) < -1e-12 * float(values.max()):
             raise ValueError(f"a covariance has the negative eigenvalue {float(values.min()):.3g}")
         self._values = values.clamp(min=0)
+
+    def to(self, device: torch.device | str) -> MixtureDenoiser:
+        """Return the same denoiser with its tensors on a device."""
+        moved = copy.copy(self)
+        for name in ("weights", "means", "_values", "_vectors"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the posterior mean in float64, ``x_t`` ``[B, D, 1, 1]`` at times ``t`` ``[B]``."""

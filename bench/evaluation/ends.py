@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tractbench.config import canonical
+from tractbench.config import RESULTS_VERSION, canonical
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.evaluation.sampling import sample
@@ -33,6 +33,7 @@ class TeacherEnds:
         process: its process.
         shape: (C, H, W).
         steps: steps of the full schedule.
+        solver: the teacher's own solver.
         clip: clip x0 to [-1, 1] while sampling.
         classes: number of classes, 0 for none.
         device: where networks run.
@@ -47,13 +48,15 @@ class TeacherEnds:
         shape: tuple[int, int, int],
         steps: int,
         *,
+        solver: str,
         clip: bool,
         classes: int = 0,
         device: str = "cpu",
     ) -> None:
         self._teacher, self._process, self._shape, self.steps = teacher, process, shape, steps
-        self._clip, self._classes, self._device = clip, classes, device
-        parts = [teacher_hash, process.name, process.prior_std, steps, clip, classes, ENDS, SEED, CHUNK, list(shape)]
+        self._solver, self._clip, self._classes, self._device = solver, clip, classes, device
+        settings = [repr(process), steps, solver, clip, classes, device, list(shape)]
+        parts = [RESULTS_VERSION, teacher_hash, settings, ENDS, SEED, CHUNK]
         self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.safetensors"
 
     def error(self, denoiser: Denoiser, steps: int, solver: str = "ddim") -> float:
@@ -73,7 +76,7 @@ class TeacherEnds:
 
     def compute(self, task: Task | None = None) -> None:
         """Sample the teacher and write the file; ``task`` is told of every image."""
-        save_checkpoint(self._path, {"ends": self._samples(self._teacher, self.steps, "ddim", task)}, {})
+        save_checkpoint(self._path, {"ends": self._samples(self._teacher, self.steps, self._solver, task)}, {})
 
     @cached_property
     def ends(self) -> Tensor:

@@ -62,9 +62,7 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
     return padded[..., down : down + size, right : right + size]
 
 
-def train_classifier(
-    dataset: Digits, folder: Path, progress: Progress, *, seed: int = 0, steps: int = CLASSIFIER_STEPS
-) -> FeatureCard:
+def train_classifier(dataset: Digits, folder: Path, progress: Progress, *, seed: int = 0) -> FeatureCard:
     """Train the digits classifier on the training split, and write weights and card with the held-out accuracy.
 
     Cross entropy, Adam with a half-cosine rate from 1e-3, batches moved by up to one pixel.
@@ -72,14 +70,14 @@ def train_classifier(
     network = build_network("classifier", CLASSIFIER_ARGUMENTS, generator("classifier", seed, "weights"))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     images, (labels, held_out_labels) = dataset.decode(dataset.train), dataset.classifier_labels()
-    with progress.task("training classifier", steps, "step") as task:
-        for step in range(steps):
+    with progress.task("training classifier", CLASSIFIER_STEPS, "step") as task:
+        for step in range(CLASSIFIER_STEPS):
             random = generator("classifier", seed, step)
             index = torch.randint(len(images), (CLASSIFIER_BATCH,), generator=random)
             scores = network(_shifted(images[index], random))
             loss = torch.nn.functional.cross_entropy(scores, labels[index], label_smoothing=0.05)
             for group in optimiser.param_groups:
-                group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / CLASSIFIER_STEPS))
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -87,7 +85,7 @@ def train_classifier(
     with torch.no_grad():
         right = network(dataset.decode(dataset.held_out)).argmax(1) == held_out_labels
     command = "tractbench features train --dataset digits"
-    command += f" --seed {seed}" * (seed != 0) + f" --steps {steps}" * (steps != CLASSIFIER_STEPS)
+    command += f" --seed {seed}" * (seed != 0)
     return write_card(
         FeatureCard,
         folder,

@@ -30,6 +30,9 @@ from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_dist
 from tractbench.evaluation.protocols import Protocol
 from tractbench.seeds import generator
 
+WORDING = {"description", "floor"}
+"""What of a protocol changes no score."""
+
 DIRECTIONS = 64
 """Random directions of the sliced Wasserstein distance."""
 
@@ -51,21 +54,28 @@ class Scorer(TypingProtocol):
         """Score quantised images ``[B, C, H, W]``."""
 
 
-def make_scorer(dataset: Dataset, protocol: Protocol, chunk: int) -> Scorer:
-    """Return the scorer of a protocol; features are extracted and summed in pieces of ``chunk`` images."""
+def make_scorer(dataset: Dataset, protocol: Protocol, chunk: int, samples: int) -> Scorer:
+    """Return the scorer of a protocol.
+
+    Args:
+        dataset: the data.
+        protocol: the protocol.
+        chunk: features are extracted and summed in pieces of so many images.
+        samples: how many samples will be scored; on data without end the floors are those of as many true points.
+    """
     if protocol.reference != "exact":
         return ImageScorer(dataset, protocol, chunk)
     if not isinstance(dataset, Mixture):
         raise ConfigError(
             f"protocol '{protocol.name}' needs a data set with a known distribution, not '{dataset.name}'"
         )
-    return ExactScorer(dataset, protocol)
+    return ExactScorer(dataset, protocol, samples)
 
 
 class ExactScorer:
     """Scores points against the distribution they should have."""
 
-    def __init__(self, dataset: Mixture, protocol: Protocol) -> None:
+    def __init__(self, dataset: Mixture, protocol: Protocol, samples: int) -> None:
         self.protocol = protocol
         mean = dataset.weights @ dataset.means
         centred = dataset.means - mean
@@ -76,9 +86,9 @@ class ExactScorer:
         )
         self._directions = directions / directions.norm(dim=1, keepdim=True)
         self._dataset = dataset
-        parts = [dataset.fingerprint, protocol.model_dump(mode="json"), DIRECTIONS]
+        parts = [dataset.fingerprint, protocol.model_dump(mode="json", exclude=WORDING), DIRECTIONS]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
-        self.floors = self.score([dataset.held_out])
+        self.floors = self.score([dataset.draw(samples, "floor")])
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score points ``[B, D, 1, 1]``, all held at once."""
@@ -101,7 +111,11 @@ class ImageScorer:
         self._held_out = {e.name: self._gaussian(e, dataset.held_out) for e in self._extractors}
         self._train_pixels = dataset.decode(dataset.train).double().flatten(1)
         self._held_out_pixels = dataset.decode(dataset.held_out).double().flatten(1)
-        parts = [dataset.fingerprint, protocol.model_dump(mode="json"), [e.hash for e in self._extractors]]
+        parts = [
+            dataset.fingerprint,
+            protocol.model_dump(mode="json", exclude=WORDING),
+            [e.hash for e in self._extractors],
+        ]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
         self.floors = self._floors()
 

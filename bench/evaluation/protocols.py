@@ -20,6 +20,8 @@ class Protocol(BaseModel):
         reference: which images the reference statistics are made of.
         reported: which number over the sampling seeds a table quotes.
         metrics: what is computed, the figure a table quotes first.
+        description: the end of a caption's first sentence.
+        floor: what the comparison row of real data is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +32,8 @@ class Protocol(BaseModel):
     reference: Literal["train", "exact"]
     reported: Literal["mean"]
     metrics: tuple[str, ...]
+    description: str
+    floor: str
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -40,6 +44,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         reference="train",
         reported="mean",
         metrics=("fd_pixel", "fd_feature", "fd_pixel_held_out", "fd_feature_held_out", "nn_ratio"),
+        description="rounded to the data set's grey levels, against its training images and, apart, its held-out ones.",
+        floor="real images: held out against training",
     ),
     "exact": Protocol(
         name="exact",
@@ -48,6 +54,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         reference="exact",
         reported="mean",
         metrics=("fd_exact", "sliced_w2"),
+        description="points as they are, against the true distribution.",
+        floor="as many true points",
     ),
 }
 

@@ -27,7 +27,7 @@ def build_network(name: str, arguments: Mapping[str, int], generator: torch.Gene
     try:
         with torch.device("meta"):
             network = NETWORKS[name](**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ConfigError(f"network '{name}' cannot be built from {dict(arguments)}: {error}") from error
     network = network.to_empty(device="cpu")
     if generator is not None:

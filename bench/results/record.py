@@ -77,7 +77,8 @@ class Record(Frozen):
         distillation_errors: distance to the teacher's full sampler after each phase.
         nfe_spent: denoiser evaluations an image really took, counted.
         parameters: parameters of the sampled network.
-        hashes: sha256 of the teacher, the data, the reference statistics and the student's file.
+        results_version: version of the code's results that made it.
+        hashes: sha256 of the teacher, the data, the reference statistics, the student's file and plugins' sources.
         environment: versions, hardware, code state.
         command: the command line.
         folder: the run's folder inside the store.
@@ -86,6 +87,7 @@ class Record(Frozen):
     version: Literal[1] = 1
     identity: str
     student: str
+    results_version: int
     status: Literal["done", "failed"]
     reason: str | None = None
     created: str

@@ -27,7 +27,7 @@ class Store:
 
     Args:
         root: the store's folder.
-        create: make it if it is missing or empty.
+        create: it may be missing or empty; it is made when the first run starts.
 
     Raises:
         StoreError: the folder is not a store, or cannot be written.
@@ -51,7 +51,10 @@ class Store:
             raise DamagedFileError(f'{marker} is damaged; write {{"format": 1}} into it') from error
         if not create:
             raise StoreError(f"no results in {root}; make some with 'tractbench run', or name their folder with --runs")
-        write_atomic(marker, json.dumps({"format": 1}) + "\n")
+
+    def _make(self) -> None:
+        if not (self.root / MARKER).exists():
+            write_atomic(self.root / MARKER, json.dumps({"format": 1}) + "\n")
 
     def folder(self, config: RunConfig, student: str, identity: str) -> Path:
         """Return the folder of a run; the name tells what it is, both hashes make it unique."""
@@ -65,29 +68,39 @@ class Store:
 
     @contextmanager
     def lock(self, folder: Path) -> Iterator[None]:
-        """Keep a second process out of a run's folder."""
+        """Keep a second process out of a run's folder; what a killed one left half-written there is removed."""
+        lock = FileLock(folder / ".lock", timeout=0)
         try:
+            self._make()
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock", timeout=0):
-                yield
+            lock.acquire()
+            for left in folder.glob(".*.tmp"):
+                left.unlink()
         except Timeout as error:
             raise StoreError(f"{folder} is being written by another process; wait for it or choose --runs") from error
-        except PermissionError as error:
+        except OSError as error:
             raise StoreError(f"cannot write {folder}: {error.strerror}; choose another --runs folder") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def append(self, record: Record) -> None:
         """Write a record into its run's folder and add it to the table in one write."""
+        self._make()
         line = record.model_dump_json() + "\n"
         write_atomic(self.root / record.folder / "record.json", record.model_dump_json(indent=2) + "\n")
-        with FileLock(self.root / ".records.lock"):
-            descriptor = os.open(self.root / TABLE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                end = os.lseek(descriptor, 0, os.SEEK_END)
-                torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-                os.write(descriptor, (b"\n" if torn else b"") + line.encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        table = self.root / TABLE
+        try:
+            with FileLock(self.root / ".records.lock"), table.open("ab+") as handle:
+                torn = handle.tell() > 0 and (handle.seek(-1, os.SEEK_END), handle.read(1))[1] != b"\n"
+                handle.write((b"\n" if torn else b"") + line.encode())
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {table}: {error.strerror}; the record is in {record.folder}/record.json"
+            ) from error
 
     def records(self) -> list[Record]:
         """Return every record, oldest first.

@@ -69,5 +69,15 @@ def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_st
             f"not '{dataset.name}' and '{process_name}'; choose another with --teacher"
         )
     denoiser = wrap(load_network(card, folder), card.parameterisation, process)
+    try:
+        with torch.no_grad():
+            denoiser(torch.zeros(2, *dataset.shape), torch.full((2,), 0.5, dtype=torch.float64), _some_labels(dataset))
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"teacher '{card.name}' does not fit images of shape {dataset.shape}: {reason}") from error
     parts = card.model_dump(include={"network", "arguments", "parameterisation", "process", "sha256"})
     return Teacher(card.name, denoiser, process, hashlib.sha256(canonical(parts).encode()).hexdigest())
+
+
+def _some_labels(dataset: Dataset) -> torch.Tensor | None:
+    return torch.zeros(2, dtype=torch.int64) if dataset.classes else None

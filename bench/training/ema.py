@@ -48,13 +48,12 @@ class BiasCorrectedEMA(Generic[Network]):
         """Move the average towards ``parameters``, the averaged network's in their own order."""
         self.updates += 1
         weight = self.weight(self.updates)
-        average: list[Tensor] = list(self._average)
-        new: list[Tensor] = list(parameters)
-        if average[0].dtype == new[0].dtype:
-            torch._foreach_lerp_(average, new, weight)
+        pairs: list[tuple[Tensor, Tensor]] = list(zip(self._average, parameters, strict=True))
+        if all(a.dtype == p.dtype for a, p in pairs):
+            torch._foreach_lerp_([a for a, _ in pairs], [p for _, p in pairs], weight)
             return
-        for a, n in zip(average, new, strict=True):  # one by one: no second copy of all parameters in the wider dtype
-            a.lerp_(n.to(a.dtype), weight)
+        for a, p in pairs:  # one by one: no second copy of all parameters in the wider dtype
+            a.lerp_(p.to(a.dtype), weight)
 
     def copy_to(self, module: nn.Module) -> None:
         """Write the average into a network of the same architecture, in that network's dtype."""
