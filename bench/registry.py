@@ -89,7 +89,9 @@ def load_dataset(name: str) -> Dataset:
         return dataset()
     if not inspect.signature(dataset).parameters:
         raise ConfigError(f"data set {name!r} takes no argument; leave {':' + argument!r} out")
-    return dataset(argument)
+    make: Any = dataset
+    chosen: Dataset = make(argument)
+    return chosen
 
 
 def plugin_source_hash(component: type) -> str | None:

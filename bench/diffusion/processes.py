@@ -113,7 +113,7 @@ class VE:
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
         index = t.double() * self.steps
         root = low + (index.clamp(min=1.0) - 1) / max(1, self.steps - 1) * (high - low)
-        return root**7 * index.clamp(max=1.0)
+        return torch.pow(root, 7) * index.clamp(max=1.0)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """-2 ln sigma at t; infinite at t = 0."""
