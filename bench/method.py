@@ -156,9 +156,9 @@ def group_times(u: Tensor, phase: Phase) -> Times:
         u: uniforms in [0, 1), ``[B, 2]``, float64.
         phase: the phase.
     """
-    group, upper = phase.group, torch.floor(u[:, 0] * phase.end) + 1
-    index = upper * group - torch.floor(u[:, 1] * phase.group)
-    return Times(t=index / phase.start, t_next=(index - 1) / phase.start, t_end=(upper - 1) * group / phase.start)
+    lower = torch.floor(u[:, 0] * phase.end)
+    index = (lower + 1) * phase.group - torch.floor(u[:, 1] * phase.group)
+    return Times(t=index / phase.start, t_next=(index - 1) / phase.start, t_end=lower / phase.end)
 
 
 def loss_weight(process: Process, t: Tensor, kind: str) -> Tensor:
