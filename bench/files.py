@@ -1,8 +1,7 @@
-"""Writing files whole or not at all, and hashing them."""
+"""Writing files whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -42,9 +41,3 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> N
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

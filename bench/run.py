@@ -28,7 +28,7 @@ from tractbench.evaluation.ends import ENDS, TeacherEnds
 from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.sampling import prior_noise, sample
-from tractbench.files import sha256_file, write_atomic
+from tractbench.files import write_atomic
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
 from tractbench.registry import plugin_source_hash
@@ -38,7 +38,7 @@ from tractbench.results.record import DistillationError, Metric, Record, Seconds
 from tractbench.results.store import CHECKPOINT, STUDENT, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, load_teacher, new_denoiser
-from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
+from tractbench.training.checkpoint import load_checkpoint, save_checkpoint, tensors_digest
 from tractbench.training.distill import Distillation, LossPoint, distill, plan_phases
 
 GRID_COLUMNS = 6
@@ -151,7 +151,6 @@ class _Job:
             self.store.append(failed)
             raise
         sampled = time.perf_counter()
-        student_file = self.folder / STUDENT
         record = Record.model_validate(
             {
                 **base,
@@ -167,7 +166,7 @@ class _Job:
                     sampling_and_scoring=sampled - sampling_started,
                     total=time.perf_counter() - started,
                 ),
-                "hashes": hashes | {"student": sha256_file(student_file) if student_file.exists() else None},
+                "hashes": hashes | {"student": _weights_hash(network)},
             }
         )
         self.store.append(record)
@@ -390,6 +389,10 @@ class _Job:
 
 def _title(name: str, steps: int) -> str:
     return f"{name}, {steps} step{'s' * (steps != 1)}"
+
+
+def _weights_hash(denoiser: Denoiser) -> str | None:
+    return tensors_digest(denoiser.state_dict()) if isinstance(denoiser, nn.Module) else None
 
 
 def _plane(points: Tensor) -> Tensor:

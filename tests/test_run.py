@@ -57,6 +57,8 @@ def test_the_same_command_finds_the_cell_done_and_force_repeats_it_to_the_bit(tr
     forced = tractbench(*TRACT, "--json", "--force").json
     assert not forced["reused"]
     assert forced["metrics"] == first["metrics"]
+    old, new = (json.loads(line)["hashes"] for line in Path("runs/records.jsonl").read_text().splitlines())
+    assert old == new
     student = Path(first["run_dir"], "student.safetensors").as_posix().removeprefix("runs/")
     tensors, old = load_file(Path("runs", student)), before[student]
     Path("old.safetensors").write_bytes(old)

@@ -78,7 +78,7 @@ class Record(Frozen):
         nfe_spent: denoiser evaluations an image really took, counted.
         parameters: parameters of the sampled network.
         results_version: version of the code's results that made it.
-        hashes: sha256 of the teacher, the data, the reference statistics, the student's file and plugins' sources.
+        hashes: sha256 of the teacher, the data, the reference statistics, the sampled weights and plugins' sources.
         environment: versions, hardware, code state.
         command: the command line.
         folder: the run's folder inside the store.

@@ -19,11 +19,11 @@ from tractbench.files import write_atomic
 DIGEST = "sha256"
 
 
-def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
-    """Return the sha256 of a header and of named tensors: names, dtypes, shapes and bytes."""
+def tensors_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
+    """Return the sha256 of named tensors - names, dtypes, shapes and bytes - and of a header."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
     """Write tensors and a header; the file carries the hash of both, so that damage is seen when it is read."""
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(header)
-    metadata = {"header": text, DIGEST: _digest(data, text)}
+    metadata = {"header": text, DIGEST: tensors_digest(data, text)}
     write_atomic(path, lambda temporary: save_file(data, temporary, metadata=metadata))
 
 
@@ -50,7 +50,7 @@ def load_checkpoint(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[st
         header = json.loads(metadata["header"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
-    if _digest(tensors, metadata["header"]) != metadata.get(DIGEST):
+    if tensors_digest(tensors, metadata["header"]) != metadata.get(DIGEST):
         raise DamagedFileError(f"{path} is damaged: it does not have the hash it was written with; {remedy}")
     return tensors, header
 
