@@ -95,7 +95,7 @@ def print_outcome(record: Record, reused: bool, folder: str) -> None:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("metric")
     table.add_column(f"mean ± std, {seeds} seeds of {config.samples:,}", justify="right")
-    table.add_column("real held-out images", justify="right")
+    table.add_column("real data", justify="right")
     for name, metric in record.metrics.items():
         floor = record.floors.get(name)
         table.add_row(name, format_metric(metric), "-" if floor is None else f"{floor:.3f}")
