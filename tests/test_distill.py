@@ -286,7 +286,9 @@ def test_the_second_phases_teacher_is_the_first_ones_inference_average():
     run = distillation()
     while run.step < 5:
         run.train_step()
-    average = {name: value.float() for name, value in run.inference.module.state_dict().items()}
+    network = copy.deepcopy(run.student)
+    run.inference.copy_to(network)
+    average = network.state_dict()
     student = copy.deepcopy(run.student.state_dict())
     assert not torch.equal(average["net.input.weight"], student["net.input.weight"])
     run.train_step()
@@ -319,8 +321,10 @@ def test_resetting_the_inference_average_forgets_the_first_phase():
     run = distillation(ema_reset="phase", mu_i=0.999)
     while run.step < 6:
         run.train_step()
-    for average, parameter in zip(run.inference.module.parameters(), run.student.parameters(), strict=True):
-        assert torch.equal(average, parameter.double())
+    network = copy.deepcopy(run.teacher)
+    run.inference.copy_to(network)
+    for average, parameter in zip(network.parameters(), run.student.parameters(), strict=True):
+        assert torch.equal(average, parameter)
 
 
 def test_a_linear_rate_falls_to_nothing_in_each_phase():

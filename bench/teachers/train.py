@@ -16,7 +16,7 @@ from tractbench.errors import ConfigError, RunFailedError
 from tractbench.progress import Progress
 from tractbench.seeds import generator
 from tractbench.teachers.load import new_denoiser
-from tractbench.training.ema import BiasCorrectedEMA
+from tractbench.training.ema import LongEMA
 
 LOG_EVERY = 20
 TIME_STEPS = 1024
@@ -59,7 +59,7 @@ def train_teacher(
     denoiser = new_denoiser(preset, process, generator("teacher", name, seed, "weights"))
     data_scale = SIGMA_DATA if process_name == "ve" else 1.0  # SNR in units of the data's own variance
     parameters = list(denoiser.parameters())
-    average = BiasCorrectedEMA(denoiser, recipe.ema, torch.float64)
+    average = LongEMA(denoiser, recipe.ema)
     optimiser = torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
     images = dataset.decode(dataset.train)
 

@@ -22,7 +22,7 @@ from tractbench.method import Batch, Method, Nets, Phase
 from tractbench.progress import Progress
 from tractbench.seeds import generator
 from tractbench.training.checkpoint import load_checkpoint, load_optimiser, optimiser_tensors, save_checkpoint
-from tractbench.training.ema import BiasCorrectedEMA, load_parameters
+from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
 
 LOG_EVERY = 20
 CHECKPOINT_EVERY = 500
@@ -168,7 +168,7 @@ class Distillation:
         """Start from a network: fresh averages and a fresh optimiser."""
         self.student = network.requires_grad_(True).train()
         self._parameters = list(self.student.parameters())
-        self.inference = BiasCorrectedEMA(self.student, self.plan.momentum, torch.float64)
+        self.inference = LongEMA(self.student, self.plan.momentum)
         self._reset_learning()
 
     def _reset_learning(self) -> None:
@@ -181,7 +181,7 @@ class Distillation:
         index = torch.randint(len(self.images), (config.batch,), generator=random)
         u = torch.rand((config.batch, 2), dtype=torch.float64, generator=random)
         noise = torch.randn((config.batch, *self.images.shape[1:]), generator=random)
-        x0 = self.images[index]
+        x0 = self.images.index_select(0, index)
         if self.flips:
             mirrored = torch.rand(config.batch, generator=random) < 0.5
             x0 = torch.where(per_sample(mirrored, x0), x0.flip(-1), x0)
@@ -282,7 +282,8 @@ class Distillation:
 
     def save(self, path: Path, student: str) -> None:
         """Write everything that the next steps depend on; ``student`` is the id that :meth:`resume` asks for."""
-        tensors = _prefixed("student.", self.student) | _prefixed("inference.", self.inference.module)
+        tensors = _prefixed("student.", self.student)
+        tensors |= _prefixed("recent.", self.inference.recent) | _prefixed("folded.", self.inference.folded)
         if isinstance(self.teacher, nn.Module):
             tensors |= _prefixed("teacher.", self.teacher)
         if self.self_teacher is not None:
@@ -295,6 +296,7 @@ class Distillation:
             "step": self.step,
             "seconds": self.seconds,
             "inference_updates": self.inference.updates,
+            "inference_share": self.inference.share,
             "self_teacher_updates": self.self_teacher.updates if self.self_teacher is not None else 0,
             "nonfinite_gradients": int(self._nonfinite),
             "distillation_errors": self.distillation_errors,
@@ -317,8 +319,9 @@ class Distillation:
         self.student.load_state_dict(part("student."))
         if isinstance(self.teacher, nn.Module):
             self.teacher.load_state_dict(part("teacher."))
-        self.inference.module.load_state_dict(part("inference."))
-        self.inference.updates = header["inference_updates"]
+        self.inference.recent.load_state_dict(part("recent."))
+        self.inference.folded.load_state_dict(part("folded."))
+        self.inference.updates, self.inference.share = header["inference_updates"], header["inference_share"]
         self.inference.momentum = self.plans[phase].momentum
         if self.self_teacher is not None:
             self.self_teacher.module.load_state_dict(part("self_teacher."))

@@ -1,0 +1,39 @@
+"""Options and helpers that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tractbench.errors import ConfigError, choose
+
+if TYPE_CHECKING:
+    from tractbench.progress import Progress
+
+Runs = Annotated[
+    Path, typer.Option(envvar="TRACTBENCH_HOME", help="Folder of all results.", file_okay=True, show_default=True)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
+
+
+def progress(quiet: bool) -> Progress:
+    """Return what draws progress bars, or nothing."""
+    from tractbench.console import TerminalProgress
+    from tractbench.progress import Progress
+
+    return Progress() if quiet else TerminalProgress()
+
+
+def chosen_device(name: str) -> str:
+    """Return ``cpu`` or ``cuda`` for the name that the user gave."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    name = choose(name, "device", ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda': torch sees no GPU here; use --device cpu")
+    return name
