@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 
+from tractbench.cache import cache_dir
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
-from tractbench.files import write_atomic
-from tractbench.nets.build import build_network
+from tractbench.files import file_sha256, write_atomic
+from tractbench.nets.build import Argument, build_network
 
 SHIPPED = Path(__file__).parent / "shipped"
+"""Cards and weights that come with the package."""
+
+PUBLISHED = Path(__file__).parent / "published"
+"""Cards of weights that others publish."""
 
 
 class Card(BaseModel):
@@ -42,7 +50,7 @@ class Card(BaseModel):
     summary: str
     dataset: str
     network: str
-    arguments: dict[str, int]
+    arguments: dict[str, Argument]
     parameters: int
     file: str
     sha256: str
@@ -50,11 +58,39 @@ class Card(BaseModel):
     command: str
 
 
+class Origin(BaseModel):
+    """Where weights came from that somebody else trained.
+
+    Attributes:
+        file: name of the file they were read from.
+        sha256: its hash.
+        format: what kind of file it was.
+        published: name of the published teacher it was taken for, if any.
+        fid: the FID its authors report, and where.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str
+    format: str
+    published: str | None = None
+    fid: float | None = None
+    fid_source: str | None = None
+
+
 class TeacherCard(Card):
-    """A denoiser's card: ``process`` it was trained for and how its output becomes x0."""
+    """A denoiser's card: ``process`` it was trained for and how its output becomes x0.
+
+    Attributes:
+        settings: of the preconditioning, where they differ from its defaults.
+        origin: of weights that were imported.
+    """
 
     process: str
     parameterisation: str
+    settings: dict[str, float] = {}
+    origin: Origin | None = None
 
 
 class FeatureCard(Card):
@@ -67,7 +103,7 @@ AnyCard = TypeVar("AnyCard", bound=Card)
 
 
 def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
-    """Read a card by its shipped name, or by its path if the name ends in ``.toml``.
+    """Read a card by its name, shipped or imported, or by its path if the name ends in ``.toml``.
 
     Returns:
         The card and the folder that its weights file lies in.
@@ -75,15 +111,7 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
     Raises:
         ConfigError: there is no such card, or it is not a card of this kind.
     """
-    if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-    else:
-        path = SHIPPED / f"{name_or_path}.toml"
-        known = sorted(p.stem for p in SHIPPED.glob("*.toml"))
-        if name_or_path not in known:
-            raise ConfigError(
-                f"unknown card {name_or_path!r}{nearest_name(name_or_path, known)}; or give the path of a .toml card"
-            )
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else _card_path(name_or_path)
     try:
         return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))), path.parent
     except OSError as error:
@@ -93,27 +121,89 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
         raise ConfigError(f"{path} is not a {kind.__name__}: {' '.join(reason[1:3]) or reason[0]}") from error
 
 
-def load_network(card: Card, folder: Path) -> nn.Module:
-    """Build a card's network and load its weights, after checking their hash, names and shapes.
+def _card_path(name: str) -> Path:
+    for folder in (SHIPPED, imported_folder()):
+        if (path := folder / f"{name}.toml").is_file() and Path(name).name == name:
+            return path
+    published = {path.stem for path in PUBLISHED.glob("*.toml")}
+    if name in published:
+        raise ConfigError(
+            f"teacher '{name}' is not on this machine; fetch it with 'tractbench teacher download {name}', or read "
+            f"a file that you have with 'tractbench teacher import FILE --card {name}'"
+        )
+    known = published | {path.stem for folder in (SHIPPED, imported_folder()) for path in folder.glob("*.toml")}
+    raise ConfigError(f"unknown card {name!r}{nearest_name(name, known)}; or give the path of a .toml card")
+
+
+def imported_folder() -> Path:
+    """Return the folder of imported teachers."""
+    return cache_dir() / "teachers"
+
+
+def read_weights(card: Card, folder: Path) -> dict[str, Tensor]:
+    """Return a card's tensors after checking their file's hash.
 
     Raises:
         DamagedFileError: the file is missing or is not what the card promises.
     """
     path = folder / card.file
-    remedy = "reinstall tractbench" if folder == SHIPPED else f"make it again: {card.command}"
     try:
-        content = path.read_bytes()
+        found = file_sha256(path)
+        if found != card.sha256:
+            raise DamagedFileError(
+                f"{path} is damaged: sha256 {found[:12]}, card says {card.sha256[:12]}; {_remedy(card, folder)}"
+            )
+        return dict(_read_tensors(path))
     except OSError as error:
-        raise DamagedFileError(f"cannot read {path} ({error.strerror}); {remedy}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != card.sha256:
-        raise DamagedFileError(f"{path} is damaged: sha256 {found[:12]}, card says {card.sha256[:12]}; {remedy}")
+        raise DamagedFileError(f"cannot read {path} ({error.strerror}); {_remedy(card, folder)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{path} is not a file of float32 tensors ({error}); {_remedy(card, folder)}") from error
+
+
+def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield a safetensors file's tensors one by one.
+
+    The library's reader maps the file: its pages count beside the copies that other memory layouts need, and tensors
+    lie at odd addresses, where the same product may round differently.
+    """
+    with safe_open(path, framework="pt") as checked:  # checks the header, which is then known to be sound
+        names = set(checked.keys())
+    with path.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        start = file.tell()
+        for name in names:
+            if header[name]["dtype"] != "F32":
+                raise ValueError(f"{name} is {header[name]['dtype']}")
+            tensor = torch.empty(header[name]["shape"], dtype=torch.float32)
+            file.seek(start + header[name]["data_offsets"][0])
+            file.readinto(memoryview(tensor.numpy().reshape(-1)).cast("B"))
+            yield name, tensor
+
+
+def _remedy(card: Card, folder: Path) -> str:
+    return "reinstall tractbench" if folder == SHIPPED else f"make it again: {card.command}"
+
+
+def load_network(card: Card, folder: Path, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+    """Build a card's network and load its weights, after checking their hash, names and shapes.
+
+    Args:
+        card: the card.
+        folder: where its weights file lies.
+        tensors: what :func:`read_weights` returned, if some of it is not the network's; without it, it is read here.
+
+    Raises:
+        DamagedFileError: the file is missing or is not what the card promises.
+    """
+    tensors = read_weights(card, folder) if tensors is None else tensors
     network = build_network(card.network, card.arguments)
     try:
-        network.load_state_dict(load(content))
-    except (SafetensorError, RuntimeError) as error:
+        network.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise DamagedFileError(f"{path} does not fit network '{card.network}': {reason}; {remedy}") from error
+        raise DamagedFileError(
+            f"{folder / card.file} does not fit network '{card.network}': {reason}; {_remedy(card, folder)}"
+        ) from error
     return network.requires_grad_(False).eval()
 
 
@@ -133,13 +223,12 @@ def write_card(kind: type[AnyCard], folder: Path, trained: nn.Module, **fields: 
     return card
 
 
-def to_toml(card: Card) -> str:
-    """Return a card as TOML text."""
-    lines = []
-    for key, value in card.model_dump().items():
-        if isinstance(value, dict):
-            value_text = "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
-        else:
-            value_text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids it bare
-        lines.append(f"{key} = {value_text}\n")
-    return "".join(lines)
+def to_toml(card: BaseModel) -> str:
+    """Return a card as TOML text, without the fields that have their default."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in card.model_dump(exclude_defaults=True).items())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids it bare

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.table import Table
@@ -19,10 +19,21 @@ from tractbench.progress import Progress, Task
 from tractbench.results.record import Metric, Record
 
 
+class _Amount(TextColumn):
+    def render(self, task: RichTask) -> Text:
+        if task.fields["unit"] != "B":
+            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
+        return Text(f"{task.completed / 1e6:,.0f}/{(task.total or 0) / 1e6:,.0f} MB")
+
+
 class _Speed(TextColumn):
     def render(self, task: RichTask) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+        if not speed:
+            return Text("")
+        return Text(
+            f"{speed / 1e6:,.1f} MB/s" if task.fields["unit"] == "B" else f"{speed:,.0f} {task.fields['unit']}/s"
+        )
 
 
 class _BarTask(Task):
@@ -48,7 +59,7 @@ class TerminalProgress(Progress):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            _Amount(""),
             _Speed(""),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}", markup=False),

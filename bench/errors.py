@@ -28,6 +28,10 @@ class DamagedFileError(TractbenchError):
     """A file whose contents are not what its hash, header or format promises."""
 
 
+class DownloadError(TractbenchError):
+    """A file that could not be fetched."""
+
+
 class RunFailedError(TractbenchError):
     """A run that started and could not finish; it is recorded as failed."""
 

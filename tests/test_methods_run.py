@@ -7,7 +7,7 @@ import torch
 
 import tractbench.training.distill as engine
 from tractbench.config import RunConfig
-from tractbench.diffusion.denoiser import EDMDenoiser, X0Denoiser
+from tractbench.diffusion.denoiser import SigmaDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP
 from tractbench.errors import RunFailedError
 from tractbench.method import Phase
@@ -134,7 +134,7 @@ def network(method):
     arguments = {"channels": 1, "size": 2, "width": 8, "blocks": 1, "embedding": 4}
     if isinstance(method, TRACTEDM):
         net = build_network("mlp", {**arguments, "c_noise": 1}, generator("tests", "weights"))
-        return EDMDenoiser(net, VE()).eval()
+        return SigmaDenoiser(net, VE()).eval()
     return X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).eval()
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from tractbench.diffusion.denoiser import BothDenoiser, SigmaDenoiser, x0_from_both
+from tractbench.diffusion.preconditioning import EDM, IDDPM, VESong, VPLinear
 from tractbench.diffusion.processes import VP as CosineVP
 from tractbench.nets import dhariwal_unet, google_unet, song_unet, unet
 from tractbench.nets.dhariwal_unet import DhariwalUNet, cosines_and_sines
 from tractbench.nets.embedding import log_snr_to_unit, sinusoidal
-from tractbench.nets.google_unet import GoogleUNet, x0_from_both
-from tractbench.nets.preconditioning import EDM, IDDPM, VE, VP, Preconditioned
+from tractbench.nets.google_unet import GoogleUNet
 from tractbench.nets.song_unet import Positional, SongUNet
 from tractbench.nets.unet import FusedDownConv, Resample, ResampledConv, Step, Style
 
@@ -602,7 +603,7 @@ def test_fresh_networks():
     assert not fresh("G1")(*inputs("G1")).any()
     net, (x, _, labels) = fresh("A1"), inputs("A1")
     assert not net(*inputs("A1")).any()
-    assert torch.equal(Preconditioned(net, EDM())(x, torch.tensor([0.5]), labels), x / 2)
+    assert torch.equal(SigmaDenoiser(net, SigmaIsTime())(x, torch.tensor([0.5, 0.5]), labels), x / 2)
     for name in ("S1", "S2"):
         assert 1e-6 < fresh(name)(*inputs(name)).abs().max() < 1e-3
     net = fresh("S1")
@@ -648,13 +649,13 @@ def test_coefficients_have_their_tabled_values(sigma, edm, vp_noise, ve_noise):
     level = torch.tensor(sigma, dtype=torch.float64)
     assert EDM().coefficients(level) == pytest.approx(edm, rel=1e-6, abs=1e-12)
     scale = 1 / math.sqrt(sigma**2 + 1)
-    assert VP().coefficients(level) == pytest.approx((1, -sigma, scale, vp_noise), rel=1e-6)
-    assert VE().coefficients(level) == pytest.approx((1, sigma, 1, ve_noise), rel=1e-8)
+    assert VPLinear().coefficients(level) == pytest.approx((1, -sigma, scale, vp_noise), rel=1e-6)
+    assert VESong().coefficients(level) == pytest.approx((1, sigma, 1, ve_noise), rel=1e-8)
     assert IDDPM().coefficients(level)[:3] == pytest.approx((1, -sigma, scale))
 
 
 def test_ranges_of_the_noise_levels():
-    ranges = [(scheme.sigma_min, scheme.sigma_max) for scheme in (EDM(), VP(), VE(), IDDPM())]
+    ranges = [(scheme.sigma_min, scheme.sigma_max) for scheme in (EDM(), VPLinear(), VESong(), IDDPM())]
     assert ranges[0] == (0, math.inf)
     assert ranges[1] == pytest.approx((0.00100050, 152.167), rel=1e-5)
     assert ranges[2] == (0.02, 100)
@@ -663,7 +664,7 @@ def test_ranges_of_the_noise_levels():
 
 def test_vp_noise_is_linear_in_time():
     t = torch.linspace(0.001, 1, 100, dtype=torch.float64)
-    assert_close(VP().coefficients(VP().sigma(t)).noise, 999 * t, rtol=1e-9, atol=1e-9)
+    assert_close(VPLinear().coefficients(VPLinear().sigma(t)).noise, 999 * t, rtol=1e-9, atol=1e-9)
 
 
 def test_iddpm_levels():
@@ -683,29 +684,42 @@ def test_iddpm_rounds_to_its_levels(dtype):
     scheme, index = IDDPM(), torch.arange(1001)
     u = scheme.u.to(dtype)
     assert torch.equal(scheme.coefficients(u).noise, (999 - index).to(dtype))
-    assert torch.equal(scheme.round_sigma(u), u)
     middle = (u[1:] + u[:-1]) / 2
-    assert torch.equal(scheme.round_sigma(middle * (1 + 1e-4))[:-1], u[:-2])
-    assert torch.equal(scheme.round_sigma(middle * (1 - 1e-4))[:-1], u[1:-1])
+    assert torch.equal(scheme.index(middle * (1 + 1e-4))[:-1], index[:-2])
+    assert torch.equal(scheme.index(middle * (1 - 1e-4))[:-1], index[1:-1])
     coarse = IDDPM(u=torch.tensor([3.0, 1.0, 0.0]))
-    assert coarse.round_sigma(torch.tensor([2.0, 0.5])).tolist() == [3.0, 1.0]  # ties go to the lower index
-    sigma = torch.tensor([0.3, 7.0])
-    assert all(torch.equal(other.round_sigma(sigma), sigma) for other in (EDM(), VP(), VE()))
+    assert coarse.index(torch.tensor([2.0, 0.5])).tolist() == [0, 1]  # ties go to the lower index
 
 
-@pytest.mark.parametrize("scheme", [EDM(), VP(), VE(), IDDPM()])
+class SigmaIsTime:
+    """Variance exploding, with sigma itself as the time."""
+
+    def sigma(self, t):
+        return t
+
+
+@pytest.mark.parametrize("scheme", [EDM(), VPLinear(), VESong(), IDDPM()])
 @torch.no_grad()
 def test_the_denoiser_combines_image_and_network(nets, scheme):
     x, _, labels = inputs("A1")
     sigma = torch.tensor([0.4, 3.0])
-    denoised = Preconditioned(nets["A1"], scheme)(x.double(), sigma.double(), labels)
+    denoised = SigmaDenoiser(nets["A1"], SigmaIsTime(), scheme)(x.double(), sigma.double(), labels)
     c = scheme.coefficients(sigma)
     skip, out, scale = (value[:, None, None, None] for value in c[:3])
     expected = skip * x + out * nets["A1"](scale * x, c.noise, labels)[:, :3]
     assert denoised.dtype == torch.float32
     assert_close(denoised, expected)
-    one = Preconditioned(nets["A1"], scheme)(x, torch.tensor(3.0), labels)
-    assert_close(one[1], denoised[1], atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_network_of_both_heads_is_a_denoiser(nets):
+    x, _, labels = inputs("G2")
+    t = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    log_snr = CosineVP().log_snr(t).float()
+    first, eps = nets["G2"](x, log_snr, labels).double().chunk(2, dim=1)
+    alpha, sigma = (f(t)[:, None, None, None] for f in (CosineVP().alpha, CosineVP().sigma))
+    expected = sigma**2 * first + alpha**2 * (x - sigma * eps) / alpha
+    assert_close(BothDenoiser(nets["G2"], CosineVP())(x.double(), t, labels).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 # Layouts, precisions and compilation

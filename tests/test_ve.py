@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tractbench.diffusion.denoiser import CountingDenoiser, EDMDenoiser
+from tractbench.diffusion.denoiser import CountingDenoiser, SigmaDenoiser
 from tractbench.diffusion.processes import VE, VP
 from tractbench.diffusion.solvers import ddim_inverse, ddim_step, heun_step, sample_ode
 from tractbench.method import Batch, Nets, Phase, Times
@@ -245,8 +245,8 @@ class Recording(nn.Module):
 def test_preconditioning_has_its_published_coefficients(sigma, c_skip, c_out, c_in, c_noise):
     x, t = torch.ones(1, 1, 2, 2, dtype=torch.float64), column(sigma)
     silent, loud = Recording(), Recording(shift=1.0)
-    skipped = EDMDenoiser(silent, SigmaIsTime())(x, t)
-    added = EDMDenoiser(loud, SigmaIsTime())(x, t) - skipped
+    skipped = SigmaDenoiser(silent, SigmaIsTime())(x, t)
+    added = SigmaDenoiser(loud, SigmaIsTime())(x, t) - skipped
     given, noise_level, _ = silent.given
     torch.testing.assert_close(skipped, c_skip * x, rtol=2e-9, atol=0)
     torch.testing.assert_close(added, c_out * x, rtol=2e-9, atol=0)
@@ -258,7 +258,7 @@ def test_preconditioned_input_and_regression_target_have_unit_variance():
     sigma = VE().sigma(torch.arange(1, N + 1, dtype=torch.float64) / N)
     net = Recording(shift=1.0)
     ones = torch.ones(N, 1, 1, 1, dtype=torch.float64)
-    c_out = EDMDenoiser(net, VE())(ones, torch.arange(1, N + 1).double() / N).flatten()
+    c_out = SigmaDenoiser(net, VE())(ones, torch.arange(1, N + 1).double() / N).flatten()
     c_in, c_skip = net.given[0].flatten(), 0.25 / (sigma**2 + 0.25)
     c_out = c_out - c_skip
     torch.testing.assert_close(c_in**2 * (sigma**2 + 0.25), torch.ones(N, dtype=torch.float64), rtol=1e-12, atol=0)
@@ -275,7 +275,7 @@ def test_the_loss_has_unit_weight_in_f_space():
     target = TRACTEDM().target(batch, Phase(1, 1), Nets(*[lambda x, t, labels: torch.cos(x)] * 3))
 
     net = Recording(scale=0.7, shift=-0.2)
-    prediction = EDMDenoiser(net, SigmaIsTime())(x_t, sigma)
+    prediction = SigmaDenoiser(net, SigmaIsTime())(x_t, sigma)
     in_x_space = target.weight * TRACTEDM().distance(prediction, target.x0)
 
     c_skip, c_out = 1 / (1 + 4 * sigma**2), sigma / (2 * (sigma**2 + 0.25).sqrt())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
+from tractbench.diffusion.preconditioning import EDM, Scheme
 from tractbench.diffusion.processes import Process, per_sample
 
 SIGMA_DATA = 0.5
@@ -40,36 +41,60 @@ class X0Denoiser(nn.Module):
         return x0
 
 
-class EDMDenoiser(nn.Module):
-    """EDM's preconditioning D = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, table 1).
-
-    The state is rounded to the network's dtype before the coefficients are formed, and the sum is taken in it.
-
-    Args:
-        net: the network F, called as ``net(c_in x, ln(sigma) / 4, labels)``.
-        process: a variance-exploding process.
-        sigma_data: assumed standard deviation of the data.
-    """
-
-    def __init__(self, net: nn.Module, process: Process, sigma_data: float = SIGMA_DATA) -> None:
-        super().__init__()
-        self.net = net
-        self.process = process
-        self.sigma_data = sigma_data
+class BothDenoiser(X0Denoiser):
+    """A network over (x_t, logSNR) that predicts x0 and eps at once (Salimans & Ho 2022), on a VP process."""
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return x0 in the network's dtype."""
         dtype = next(self.net.parameters()).dtype
-        sigma = self.process.sigma(t).to(dtype)
-        x, total = x_t.to(dtype), sigma**2 + self.sigma_data**2
-        c_skip, c_out, c_in = self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
-        raw = self.net(per_sample(c_in, x) * x, sigma.log() / 4, labels)
-        x0: Tensor = per_sample(c_skip, x) * x + per_sample(c_out, x) * raw
+        z, log_snr = x_t.to(dtype), self.process.log_snr(t).to(dtype)
+        return x0_from_both(self.net(z, log_snr, labels), z, log_snr)
+
+
+def x0_from_both(output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
+    """Return x0 ``[B, C, H, W]`` from predictions of x and eps, weighted by sigma^2 and alpha^2 (Salimans & Ho 2022).
+
+    Args:
+        output: predictions of x, then of eps, ``[B, 2 C, H, W]``.
+        z: noisy images alpha x + sigma eps with alpha^2 + sigma^2 = 1, ``[B, C, H, W]``.
+        log_snr: ln(alpha^2 / sigma^2), ``[B]``.
+    """
+    x, eps = output.chunk(2, dim=1)
+    # sigmoid(-logSNR), as 1 - alpha^2 would vanish; alpha^2 (z - sigma eps) / alpha without the division
+    variance, signal = per_sample(torch.sigmoid(-log_snr), z), per_sample(torch.sigmoid(log_snr), z)
+    return variance * x + signal.sqrt() * (z - variance.sqrt() * eps)
+
+
+class SigmaDenoiser(nn.Module):
+    """A preconditioned network, D = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, table 1).
+
+    The state is rounded to the network's dtype before the coefficients are formed, and the sum is taken in it.
+
+    Args:
+        net: the network F, called as ``net(c_in x, c_noise, labels)``; of more outputs than the image has channels the
+            others are ignored.
+        process: a variance-exploding process.
+        scheme: the preconditioning.
+    """
+
+    def __init__(self, net: nn.Module, process: Process, scheme: Scheme | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.process = process
+        self.scheme = scheme or EDM(SIGMA_DATA)
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return x0 in the network's dtype."""
+        dtype = next(self.net.parameters()).dtype
+        c = self.scheme.coefficients(self.process.sigma(t).to(dtype))
+        x = x_t.to(dtype)
+        raw = self.net(per_sample(c.scale, x) * x, c.noise, labels)[:, : x.shape[1]]
+        x0: Tensor = per_sample(c.skip, x) * x + per_sample(c.out, x) * raw
         return x0
 
 
-PARAMETERISATIONS: dict[str, Callable[[nn.Module, Process], nn.Module]] = {"x0": X0Denoiser, "edm": EDMDenoiser}
-"""Ways to make a network a denoiser, by the name that cards use."""
+PARAMETERISATIONS: dict[str, type[X0Denoiser]] = {"x0": X0Denoiser, "both": BothDenoiser}
+"""Ways to make a network over logSNR a denoiser, by the name that cards use; others are preconditionings."""
 
 
 class CountingDenoiser:

@@ -1,17 +1,18 @@
 """Preconditionings that make a raw network F a denoiser D = c_skip x + c_out F(c_in x; c_noise) (EDM, table 1).
 
-They know noise levels sigma of x = y + sigma n only, and no time: EDM is Karras et al. 2022, VP and VE are Song et
-al. 2021, IDDPM is Nichol & Dhariwal 2021.
+They know noise levels sigma of x = y + sigma n only, and no time: EDM is Karras et al. 2022, VPLinear and VESong are
+for the networks of Song et al. 2021, IDDPM for those of Nichol & Dhariwal 2021.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Coefficients(NamedTuple):
@@ -37,9 +38,6 @@ class Scheme(Protocol):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Return the four coefficients at ``sigma``."""
 
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """Return the noise levels nearest to ``sigma`` that the network knows."""
-
 
 @dataclass(frozen=True)
 class EDM:
@@ -55,13 +53,9 @@ class EDM:
         out = sigma * self.sigma_data / total.sqrt()
         return Coefficients(self.sigma_data**2 / total, out, 1 / total.sqrt(), sigma.log() / 4)
 
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """Return ``sigma``: every level is known."""
-        return sigma
-
 
 @dataclass(frozen=True)
-class VP:
+class VPLinear:
     """Preconditioning of networks trained on the variance-preserving process with linear beta."""
 
     beta_d: float = 19.9
@@ -93,13 +87,9 @@ class VP:
         noise = (self.steps - 1) * self.time(sigma)
         return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), noise)
 
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """Return ``sigma``: every level is known."""
-        return sigma
-
 
 @dataclass(frozen=True)
-class VE:
+class VESong:
     """Preconditioning of networks trained on the variance-exploding process."""
 
     sigma_min: float = 0.02
@@ -108,10 +98,6 @@ class VE:
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Return the four coefficients at ``sigma``."""
         return Coefficients(torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log())
-
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """Return ``sigma``: every level is known."""
-        return sigma
 
 
 def iddpm_levels(steps: int = 1000, c1: float = 0.001, c2: float = 0.008) -> Tensor:
@@ -155,33 +141,6 @@ class IDDPM:
         noise = (len(self.u) - 2 - self.index(sigma)).to(sigma.dtype)
         return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), noise)
 
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """Return the nearest of the levels."""
-        return self.u.to(sigma)[self.index(sigma)]
 
-
-class Preconditioned(nn.Module):
-    """A network as a denoiser; its state dict has the names of EDM's files.
-
-    Args:
-        model: the network F, called as ``model(c_in x, c_noise, labels)``.
-        scheme: the preconditioning.
-    """
-
-    def __init__(self, model: nn.Module, scheme: Scheme) -> None:
-        super().__init__()
-        self.model = model
-        self.scheme = scheme
-
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the denoised images, float32 ``[B, C, H, W]``.
-
-        Args:
-            x: noisy images ``[B, C, H, W]``; rounded to float32 before anything else, as sigma is.
-            sigma: noise levels ``[B]``, or one for all.
-            labels: class indices ``[B]``.
-        """
-        x, sigma = x.float(), sigma.float().reshape(-1, 1, 1, 1)
-        c = self.scheme.coefficients(sigma)
-        raw: Tensor = self.model(c.scale * x, c.noise.flatten(), labels).float()
-        return c.skip * x + c.out * raw[:, : x.shape[1]]  # iDDPM's other half is a variance
+SCHEMES: dict[str, Callable[..., Scheme]] = {"edm": EDM, "vp_linear": VPLinear, "ve_song": VESong, "iddpm": IDDPM}
+"""Preconditionings by the name that cards use."""

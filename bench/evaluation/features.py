@@ -51,7 +51,7 @@ def feature_extractor(dataset: Dataset) -> Extractor:
     def extract(grey: Tensor) -> Tensor:
         return network.features(dataset.decode(grey))
 
-    return Extractor("feature", card.arguments["features"], card.sha256, extract)
+    return Extractor("feature", network.output.in_features, card.sha256, extract)
 
 
 def _shifted(images: Tensor, random: torch.Generator) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tractbench.nets import unet
 from tractbench.nets.embedding import log_snr_to_unit, sinusoidal
@@ -159,18 +158,3 @@ class GoogleUNet(nn.Module):
         features = unet.encode(self.down[0](x), e, list(self.down)[1:])
         out: Tensor = self.out(unet.decode(features, e, self.decoder, [*self.mid, *self.up]))
         return out
-
-
-def x0_from_both(output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
-    """Return x0 ``[B, C, H, W]`` from predictions of x and eps, weighted by sigma^2 and alpha^2 (Salimans & Ho 2022).
-
-    Args:
-        output: predictions of x, then of eps, ``[B, 2 C, H, W]``.
-        z: noisy images alpha x + sigma eps with alpha^2 + sigma^2 = 1, ``[B, C, H, W]``.
-        log_snr: ln(alpha^2 / sigma^2), ``[B]``.
-    """
-    x, eps = output.chunk(2, dim=1)
-    log_snr = log_snr[:, None, None, None]  # [B, 1, 1, 1]
-    # sigmoid(-logSNR), as 1 - alpha^2 would vanish; alpha^2 (z - sigma eps) / alpha without the division
-    variance = functional.sigmoid(-log_snr)
-    return variance * x + functional.sigmoid(log_snr).sqrt() * (z - variance.sqrt() * eps)

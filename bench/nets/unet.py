@@ -147,7 +147,8 @@ class Resample(nn.Module):
     def __init__(self, mode: Mode, style: Style) -> None:
         super().__init__()
         self.mode, self.taps = mode, tuple(style.taps)
-        self.register_buffer("resample_filter", filter_of(self.taps), persistent=style.keeps_filter)
+        if style.keeps_filter:
+            self.register_buffer("resample_filter", filter_of(self.taps))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` ``[B, C, H, W]`` at half or twice its height and width."""
@@ -273,7 +274,7 @@ def initialise(net: nn.Module, draw: Callable[[str, Tensor, Tensor | None], None
     """Set norms to the identity and filters to their values, and call ``draw(name, weight, bias)`` for other layers."""
     with torch.no_grad():
         for name, module in net.named_modules():
-            if isinstance(module, Resample):
+            if isinstance(module, Resample) and hasattr(module, "resample_filter"):
                 module.resample_filter.copy_(filter_of(module.taps))
             if isinstance(module, nn.GroupNorm):
                 module.reset_parameters()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from tractbench.cards import TeacherCard, load_network, read_card
+from tractbench.cards import TeacherCard, load_network, read_card, read_weights
 from tractbench.config import canonical
 from tractbench.datasets.base import Dataset, NetworkPreset
-from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser
-from tractbench.diffusion.processes import PROCESSES, Process
+from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser, SigmaDenoiser
+from tractbench.diffusion.preconditioning import SCHEMES
+from tractbench.diffusion.processes import PROCESSES, VE, Process
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.nets.build import build_network
 
@@ -37,13 +41,44 @@ class Teacher:
     hash: str
 
 
-def wrap(network: nn.Module, parameterisation: str, process: Process) -> nn.Module:
-    """Make a network a denoiser."""
-    if parameterisation not in PARAMETERISATIONS:
-        raise ConfigError(
-            f"unknown parameterisation '{parameterisation}'{nearest_name(parameterisation, PARAMETERISATIONS)}"
-        )
-    return PARAMETERISATIONS[parameterisation](network, process)
+def wrap(
+    network: nn.Module, parameterisation: str, process: Process, settings: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Make a network a denoiser; ``settings`` are those of a preconditioning.
+
+    Convolutions are laid out channels last: the published networks are faster so (tests/benchmarks/networks.py).
+    """
+    network = network.to(memory_format=torch.channels_last)
+    if parameterisation in PARAMETERISATIONS:
+        return PARAMETERISATIONS[parameterisation](network, process)
+    if parameterisation not in SCHEMES:
+        known = [*PARAMETERISATIONS, *SCHEMES]
+        raise ConfigError(f"unknown parameterisation '{parameterisation}'{nearest_name(parameterisation, known)}")
+    return SigmaDenoiser(network, process, SCHEMES[parameterisation](**(settings or {})))
+
+
+def load_card(card: TeacherCard, folder: Path, process: Process) -> nn.Module:
+    """Return a card's network as a denoiser of a process, without gradients.
+
+    Raises:
+        ConfigError: it was made for other noise levels than those of the process.
+        DamagedFileError: its weights are not what the card promises.
+    """
+    tensors = read_weights(card, folder)
+    settings: dict[str, Any] = dict(card.settings)
+    if card.parameterisation == "iddpm" and "u" in tensors:
+        settings["u"] = tensors.pop("u").double()
+    network = load_network(card, folder, tensors)
+    tensors.clear()  # the network holds them; a second reference would keep what another layout replaces
+    denoiser = wrap(network, card.parameterisation, process, settings)
+    if isinstance(denoiser, SigmaDenoiser) and isinstance(process, VE):
+        scheme = denoiser.scheme
+        if process.sigma_min < scheme.sigma_min or process.sigma_max > scheme.sigma_max:
+            raise ConfigError(
+                f"teacher '{card.name}' knows noise levels {scheme.sigma_min:.3g} to {scheme.sigma_max:.3g}, process "
+                f"'ve' has {process.sigma_min:.3g} to {process.sigma_max:.3g}; choose another teacher"
+            )
+    return denoiser
 
 
 def new_denoiser(preset: NetworkPreset, process: Process, random: torch.Generator) -> nn.Module:
@@ -68,7 +103,7 @@ def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_st
             f"teacher '{card.name}' is for data set '{card.dataset}' and process '{card.process}', "
             f"not '{dataset.name}' and '{process_name}'; choose another with --teacher"
         )
-    denoiser = wrap(load_network(card, folder), card.parameterisation, process)
+    denoiser = load_card(card, folder, process)
     try:
         with torch.no_grad():
             denoiser(torch.zeros(2, *dataset.shape), torch.full((2,), 0.5, dtype=torch.float64), _some_labels(dataset))
@@ -76,6 +111,8 @@ def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_st
         reason = " ".join(str(error).split())
         raise ConfigError(f"teacher '{card.name}' does not fit images of shape {dataset.shape}: {reason}") from error
     parts = card.model_dump(include={"network", "arguments", "parameterisation", "process", "sha256"})
+    if card.settings:
+        parts["settings"] = card.settings
     return Teacher(card.name, denoiser, process, hashlib.sha256(canonical(parts).encode()).hexdigest())
 
 

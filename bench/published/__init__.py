@@ -1,0 +1,1 @@
+"""Cards of the teachers that others publish."""

@@ -1,0 +1,290 @@
+"""Reads EDM's network pickles without importing or executing anything that the file names.
+
+The unpickler knows a fixed table of names. Each stands for an inert replacement made here; every other name is an
+error. Tensors inside are files of torch's old format, which a second unpickler with another fixed table reads: torch's
+own reader of them would execute whatever they hold.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tractbench.errors import DamagedFileError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+VERSION = 1001
+DEPTH = 20
+WRAPPERS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
+
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+}
+SCALARS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
+
+
+class _Inert:
+    """What the file may pass around but not change."""
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError(f"a state for {type(self).__name__}")
+
+
+class _Call(_Inert):
+    """A function of ours under a name of the file's."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: object) -> object:
+        return self.function(*arguments)
+
+
+class Node:
+    """An object of the file: its class's name and its attributes.
+
+    Attributes:
+        class_name: name of the class, empty for a container.
+        state: the attributes.
+    """
+
+    class_name = ""
+
+    def __init__(self) -> None:
+        self.state: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError("an object's state is not a dict")
+        self.state = state
+
+
+class _Mapping(dict[str, Any]):
+    """A dict with attribute access in the file."""
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a state for a dict")
+
+
+class _Array(_Inert):
+    """A tensor, or a storage as a tensor of one axis."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class _StorageType(_Inert):
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+
+class _NumpyType:
+    """A NumPy dtype: type code and byte order."""
+
+    def __init__(self, code: object, *flags: object) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("a NumPy dtype without byte order")
+        self.order = "<" if state[1] in "|=" else state[1]
+
+
+def _persistent_object(meta: object) -> Node:
+    if not isinstance(meta, dict) or meta.get("type") != "class":
+        raise pickle.UnpicklingError("a persistent object that is not a class")
+    if meta.get("version") != 6:
+        raise pickle.UnpicklingError(f"persistent objects of version {meta.get('version')!r}, 6 is known")
+    node = Node()
+    node.class_name = str(meta.get("class_name"))
+    node.__setstate__(meta.get("state"))
+    return node
+
+
+def _whole(values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or not all(type(value) is int and value >= 0 for value in values):
+        raise pickle.UnpicklingError(f"sizes or strides {values!r}")
+    return values
+
+
+def _tensor(storage: object, offset: object, size: object, stride: object, *ignored: object) -> _Array:
+    if not isinstance(storage, _Array):
+        raise pickle.UnpicklingError("a tensor without storage")
+    (start,), sizes, strides = _whole((offset,)), _whole(size), _whole(stride)
+    if len(sizes) != len(strides):
+        raise pickle.UnpicklingError(f"sizes {sizes} with strides {strides}")
+    last = start + sum((count - 1) * step for count, step in zip(sizes, strides, strict=True))
+    if all(sizes) and last >= storage.tensor.numel():
+        raise pickle.UnpicklingError(f"a tensor that reaches outside its storage: {sizes}, {strides}, {start}")
+    return _Array(storage.tensor.as_strided(sizes, strides, start if all(sizes) else 0))
+
+
+def _parameter(tensor: object, *ignored: object) -> _Array:
+    if not isinstance(tensor, _Array):
+        raise pickle.UnpicklingError("a parameter without tensor")
+    return tensor
+
+
+def _scalar(kind: object, raw: object) -> int | float | bool:
+    if not isinstance(kind, _NumpyType) or kind.code not in SCALARS or not isinstance(raw, bytes):
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {getattr(kind, 'code', kind)!r}")
+    value: int | float | bool = struct.unpack(kind.order + SCALARS[kind.code], raw)[0]
+    return value
+
+
+def _encode(text: object, encoding: object) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+class _StorageUnpickler(pickle.Unpickler):
+    """Reads the small pickles at the start of a storage; its one persistent object becomes a tuple."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if module == "torch" and name in STORAGES:
+            return _StorageType(STORAGES[name])
+        raise pickle.UnpicklingError(f"storage names {module}.{name}")
+
+    def persistent_load(self, key: object) -> object:
+        if isinstance(key, tuple) and len(key) == 6 and key[0] == "storage" and key[5] is None:
+            kind, name, _, count = key[1:5]
+            if isinstance(kind, _StorageType) and isinstance(name, str) and type(count) is int and count >= 0:
+                return (kind.dtype, name, count)
+        raise pickle.UnpicklingError("a storage's reference")
+
+
+def _storage(blob: object) -> _Array:
+    """Read a storage, one whole file of torch's old format, as a view of its bytes."""
+    if not isinstance(blob, bytes):
+        raise pickle.UnpicklingError("a storage that is not bytes")
+    file = io.BytesIO(blob)
+    magic, version, system, reference, keys = (_StorageUnpickler(file).load() for _ in range(5))
+    if (magic, version) != (MAGIC, VERSION):
+        raise pickle.UnpicklingError("a storage without torch's magic numbers")
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise pickle.UnpicklingError("a storage that is not little-endian")
+    if not isinstance(reference, tuple) or keys != [reference[1]]:
+        raise pickle.UnpicklingError("a storage whose keys differ")
+    dtype, _, count = reference
+    start = file.tell() + 8
+    if struct.unpack("<q", blob[start - 8 : start])[0] != count or len(blob) - start != count * dtype.itemsize:
+        raise pickle.UnpicklingError(f"a storage of {len(blob) - start} bytes for {count} elements")
+    if count == 0:
+        return _Array(torch.empty(0, dtype=dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of bytes that cannot be written; nobody writes them
+        return _Array(torch.frombuffer(blob, dtype=dtype, count=count, offset=start))
+
+
+KNOWN: Mapping[tuple[str, str], object] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Call(_persistent_object),
+    ("torch.nn.modules.container", "ModuleDict"): Node,
+    ("collections", "OrderedDict"): _Call(OrderedDict),
+    ("dnnlib.util", "EasyDict"): _Mapping,
+    ("__builtin__", "set"): _Call(set),
+    ("builtins", "set"): _Call(set),
+    ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
+    ("torch.storage", "_load_from_bytes"): _Call(_storage),
+    ("numpy.core.multiarray", "scalar"): _Call(_scalar),
+    ("numpy._core.multiarray", "scalar"): _Call(_scalar),
+    ("numpy", "dtype"): _NumpyType,
+    ("_codecs", "encode"): _Call(_encode),
+}
+"""All that a file may name, and what it gets."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in KNOWN:
+            raise pickle.UnpicklingError(f"the file names {module}.{name}")
+        return KNOWN[module, name]
+
+    def persistent_load(self, key: object) -> object:
+        raise pickle.UnpicklingError("a persistent reference")
+
+
+class _Bounded:
+    """A file that refuses to read more than there is, before memory is set aside for it."""
+
+    def __init__(self, file: io.BufferedReader, size: int) -> None:
+        self.file, self.left = file, size
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self.left:
+            raise EOFError("the file ends early")
+        data = self.file.read(count)
+        self.left -= len(data)
+        return data
+
+    def readinto(self, buffer: bytearray) -> int:
+        count = self.file.readinto(buffer)
+        self.left -= count
+        return count
+
+    def readline(self) -> bytes:
+        data = self.file.readline()
+        self.left -= len(data)
+        return data
+
+
+def read_edm_pickle(path: Path) -> Node:
+    """Return the network of an EDM snapshot, the object under ``ema``.
+
+    Raises:
+        DamagedFileError: the file is cut off, names anything unknown, or is not a snapshot.
+    """
+    try:
+        with path.open("rb") as file:
+            bounded = _Bounded(file, path.stat().st_size)
+            found = _Unpickler(bounded).load()
+    except Exception as error:  # a hostile file may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedFileError(
+            f"{path} is not an EDM snapshot that can be trusted: {reason}; fetch it again"
+        ) from error
+    if bounded.left:
+        raise DamagedFileError(f"{path} has {bounded.left} bytes after its end; fetch it again")
+    network = found.get("ema") if isinstance(found, dict) else None
+    if not isinstance(network, Node) or network.class_name not in WRAPPERS:
+        raise DamagedFileError(f"{path} holds no network under 'ema'; a snapshot of {', '.join(WRAPPERS)} is needed")
+    return network
+
+
+def named_tensors(node: Node, path: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield a module's parameters, buffers and children's, under the names of its state dict and in its order.
+
+    Raises:
+        DamagedFileError: it is not a module; ``path`` is named.
+    """
+    if prefix.count(".") > DEPTH:
+        raise DamagedFileError(f"{path}: {prefix[:40]}... is nested too deep; fetch the file again")
+    for kind in ("_parameters", "_buffers"):
+        for name, value in _entries(node, kind, path, prefix):
+            if not isinstance(value, _Array):
+                raise DamagedFileError(f"{path}: {prefix}{name} is not a tensor; fetch the file again")
+            yield f"{prefix}{name}", value.tensor
+    for name, child in _entries(node, "_modules", path, prefix):
+        if not isinstance(child, Node):
+            raise DamagedFileError(f"{path}: {prefix}{name} is not a module; fetch the file again")
+        yield from named_tensors(child, path, f"{prefix}{name}.")
+
+
+def _entries(node: Node, kind: str, path: Path, prefix: str) -> list[tuple[str, object]]:
+    entries = node.state.get(kind)
+    if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
+        raise DamagedFileError(f"{path}: {prefix or 'the network'} has no {kind}; fetch the file again")
+    return [(name, value) for name, value in entries.items() if value is not None]

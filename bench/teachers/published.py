@@ -1,0 +1,245 @@
+"""Teachers that others publish: their cards, and how a file becomes one of ours."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from tractbench.cards import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
+from tractbench.diffusion.preconditioning import SCHEMES
+from tractbench.diffusion.processes import PROCESSES
+from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+from tractbench.files import file_sha256, write_atomic
+from tractbench.nets.build import NETWORKS, Argument, meta_network
+from tractbench.teachers.foreign import Foreign, fit, read_foreign, write_safetensors
+from tractbench.teachers.load import load_card
+
+GRID = 1024
+"""Steps of the grid on which a teacher is tried."""
+
+
+class Published(BaseModel):
+    """A teacher that others publish.
+
+    Attributes:
+        name: what users call it, and what the imported card is called.
+        summary: one line.
+        dataset: data set it was trained on.
+        process: process that it denoises.
+        network: name of the network.
+        arguments: the network's arguments, without what only training needs.
+        parameterisation: how its output becomes x0.
+        parameters: number of parameters of that network.
+        format: kind of file: flax, edm_pickle or state_dict.
+        url: where the authors publish it; None if nobody does.
+        sha256: the file's hash where it is known; otherwise the first file imported counts from then on.
+        licence: of the weights.
+        fid: the FID that the authors report.
+        fid_source: where.
+        note: what else one should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    summary: str
+    dataset: str
+    process: str
+    network: str
+    arguments: dict[str, Argument]
+    parameterisation: str
+    parameters: int
+    format: str
+    licence: str
+    url: str | None = None
+    sha256: str | None = None
+    fid: float | None = None
+    fid_source: str | None = None
+    note: str | None = None
+
+
+def published_teachers() -> dict[str, Published]:
+    """Return every published teacher's card by name."""
+    cards = (Published.model_validate(tomllib.loads(p.read_text(encoding="utf-8"))) for p in PUBLISHED.glob("*.toml"))
+    return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
+
+
+def published_teacher(name: str) -> Published:
+    """Return a published teacher's card; a ConfigError names the nearest one."""
+    cards = published_teachers()
+    if name not in cards:
+        raise ConfigError(f"no teacher {name!r} is published{nearest_name(name, cards)}")
+    return cards[name]
+
+
+def local_cards() -> dict[str, tuple[TeacherCard, Path]]:
+    """Return the teachers on this machine, shipped and imported, and the folder of each."""
+    paths = [p for folder in (SHIPPED, imported_folder()) for p in sorted(folder.glob("*.toml"))]
+    teachers = (p for p in paths if "parameterisation" in tomllib.loads(p.read_text(encoding="utf-8")))
+    return {p.stem: read_card(str(p), TeacherCard) for p in teachers}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A teacher's answer to a standard question: half noise, half way.
+
+    Attributes:
+        shape: of the denoised images.
+        mean_absolute: mean of their absolute values.
+    """
+
+    shape: tuple[int, ...]
+    mean_absolute: float
+
+
+@torch.no_grad()
+def try_teacher(card: TeacherCard, folder: Path) -> Trial:
+    """Load a teacher and denoise two images of fixed noise with it.
+
+    Raises:
+        DamagedFileError: its weights are not what the card promises, or give numbers that are not finite.
+    """
+    denoiser = load_card(card, folder, PROCESSES[card.process](GRID))
+    channels, size = (_whole(card.arguments, key) for key in ("channels", "size"))
+    noise = torch.randn((2, channels, size, size), generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(2, dtype=torch.int64) if card.arguments.get("classes") else None
+    x0 = denoiser(noise, torch.full((2,), 0.5, dtype=torch.float64), labels)
+    if not bool(torch.isfinite(x0).all()):
+        raise DamagedFileError(f"{folder / card.file} makes images that are not finite; fetch it again")
+    return Trial(tuple(x0.shape), float(x0.abs().mean()))
+
+
+def _whole(arguments: Mapping[str, Argument], key: str) -> int:
+    value = arguments.get(key)
+    if not isinstance(value, int):
+        raise ConfigError(f"network argument {key} = {value!r} is not a whole number")
+    return value
+
+
+def import_teacher(
+    path: Path,
+    published: Published | None = None,
+    *,
+    name: str | None = None,
+    dataset: str | None = None,
+    licence: str = "unknown",
+) -> tuple[TeacherCard, Trial]:
+    """Read a foreign checkpoint, check it, and write it into the cache as safetensors with a card.
+
+    Nothing in the file is executed. The card is written last, after the weights were loaded and tried once.
+
+    Args:
+        path: the file.
+        published: the published teacher that it is.
+        name: the imported teacher's name; the published one's, or the file's.
+        dataset: data set it was trained on, where no published card says.
+        licence: of the weights, likewise.
+
+    Raises:
+        ConfigError: the file does not say what network it is, and no card does.
+        DamagedFileError: it is not what the card promises, or does not fit its network.
+    """
+    digest = _checked_hash(path, published)
+    foreign = read_foreign(path)
+    name = name or (published.name if published else path.stem)
+    if Path(name).name != name or (SHIPPED / f"{name}.toml").exists():
+        raise ConfigError(f"name {name!r}: it is a shipped teacher's or no file name; choose another with --name")
+    network, arguments, parameterisation = _recipe(foreign, path, published)
+    dataset = published.dataset if published else dataset
+    if dataset is None:
+        raise ConfigError(f"{path} does not say what it was trained on; add --dataset NAME or --card NAME")
+    folder = imported_folder()
+    state = fit(foreign.state, meta_network(network, arguments), str(path))
+    names = {name for name, _ in meta_network(network, arguments).named_parameters()}
+    parameters = sum(tensor.numel() for name, tensor in state.items() if name in names)
+    if published and parameters != published.parameters:
+        raise DamagedFileError(
+            f"{path} has {parameters:,} parameters, '{published.name}' has {published.parameters:,}; it is another file"
+        )
+    file, extra = f"{name}.safetensors", {"u": foreign.u} if foreign.u is not None else {}
+    write_safetensors(state | extra, folder / file)
+    card = TeacherCard(
+        name=name,
+        summary=published.summary if published else f"imported from {path.name}",
+        dataset=dataset,
+        network=network,
+        arguments=arguments,
+        parameters=parameters,
+        file=file,
+        sha256=file_sha256(folder / file),
+        licence=published.licence if published else licence,
+        command=f"tractbench teacher import {path.name}" + (f" --card {published.name}" if published else ""),
+        process="ve" if parameterisation in SCHEMES else "vp",
+        parameterisation=parameterisation,
+        settings=foreign.settings,
+        origin=Origin(
+            file=path.name,
+            sha256=digest,
+            format=foreign.format,
+            published=published.name if published else None,
+            fid=published.fid if published else None,
+            fid_source=published.fid_source if published else None,
+        ),
+    )
+    del foreign, state  # else both copies are in memory during the trial
+    trial = try_teacher(card, folder)
+    write_atomic(folder / f"{name}.toml", to_toml(card))
+    return card, trial
+
+
+def _checked_hash(path: Path, published: Published | None) -> str:
+    """Return a file's sha256, after comparing it with the published one or with the one imported first."""
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise DamagedFileError(f"cannot read {path} ({error.strerror}); give the path of a checkpoint") from error
+    if published is None:
+        return digest
+    expected = expected_hash(published)
+    if expected and digest != expected:
+        raise DamagedFileError(
+            f"{path} is not '{published.name}': sha256 {digest[:12]}, expected {expected[:12]}; fetch it again, or "
+            "import it without --card"
+        )
+    return digest
+
+
+def expected_hash(published: Published) -> str | None:
+    """Return the hash that a published teacher's file must have: its card's, or that of the first import."""
+    path = imported_folder() / f"{published.name}.toml"
+    if published.sha256 or not path.exists():
+        return published.sha256
+    origin = read_card(str(path), TeacherCard)[0].origin
+    return origin.sha256 if origin else None
+
+
+def _recipe(foreign: Foreign, path: Path, published: Published | None) -> tuple[str, dict[str, Argument], str]:
+    """Return network, arguments and parameterisation, from the file, the card or both if they agree."""
+    if published is None:
+        if foreign.network is None or foreign.parameterisation is None or not foreign.complete:
+            raise ConfigError(f"{path} does not say all of its network; name the published one that it is with --card")
+        return foreign.network, foreign.arguments, foreign.parameterisation
+    differing = []
+    if foreign.network not in (None, published.network):
+        differing.append(f"network {foreign.network}, not {published.network}")
+    else:
+        defaults = inspect.signature(NETWORKS[published.network]).parameters
+        for key, value in foreign.arguments.items():
+            said = published.arguments.get(key, defaults[key].default)
+            if said != value:
+                differing.append(f"{key} {value}, not {said}")
+        if foreign.complete:
+            for key, said in published.arguments.items():
+                if key not in foreign.arguments and said != defaults[key].default:
+                    differing.append(f"{key} {defaults[key].default}, not {said}")
+    if foreign.parameterisation not in (None, published.parameterisation):
+        differing.append(f"parameterisation {foreign.parameterisation}, not {published.parameterisation}")
+    if differing:
+        raise DamagedFileError(f"{path} is not '{published.name}': it has {'; '.join(differing)}")
+    return published.network, published.arguments, published.parameterisation
