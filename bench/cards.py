@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -167,17 +168,17 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     lie at odd addresses, where the same product may round differently.
     """
     with safe_open(path, framework="pt") as checked:  # checks the header, which is then known to be sound
-        names = set(checked.keys())
+        names = list(checked.keys())
     with path.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         start = file.tell()
         for name in names:
             if header[name]["dtype"] != "F32":
                 raise ValueError(f"{name} is {header[name]['dtype']}")
-            tensor = torch.empty(header[name]["shape"], dtype=torch.float32)
-            file.seek(start + header[name]["data_offsets"][0])
-            file.readinto(memoryview(tensor.numpy().reshape(-1)).cast("B"))
-            yield name, tensor
+            first, end = header[name]["data_offsets"]
+            file.seek(start + first)
+            values = np.fromfile(file, dtype="<f4", count=(end - first) // 4)
+            yield name, torch.from_numpy(values).clone().reshape(header[name]["shape"])
 
 
 def _remedy(card: Card, folder: Path) -> str:
