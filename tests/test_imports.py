@@ -8,7 +8,7 @@ import tractbench
 
 # From the bottom up; a module imports only from rooms further up in this list, or from its own room.
 LAYERS = [
-    {"errors", "progress"},
+    {"errors", "progress", "tables"},
     {"seeds", "files", "cache"},
     {"diffusion", "nets", "download"},
     {"cards", "method"},
@@ -19,8 +19,9 @@ LAYERS = [
     {"teachers", "evaluation"},
     {"methods"},
     {"results"},
-    {"run", "console"},
-    {"listing", "reports"},
+    {"run", "console", "plan", "doctor"},
+    {"listing", "paper"},
+    {"reports"},
     {"cli"},
     {"__main__"},
 ]

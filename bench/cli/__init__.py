@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import typer
 
+from tractbench.cli.data import data_app
+from tractbench.cli.plan import doctor, plan
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
 from tractbench.cli.teacher import features_app, teacher_app
@@ -23,8 +25,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(plan)
 app.command()(report)
 app.command(name="list")(list_)
+app.command()(doctor)
+app.add_typer(data_app, name="data")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(features_app, name="features")
 

@@ -19,6 +19,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
 
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting (see 'list methods --verbose'); repeatable."),
+]
+
+
+def parse_settings(pairs: list[str]) -> dict[str, object]:
+    """Parse KEY=VALUE pairs; a value is TOML if it reads as such (1e-3, true, [1024, 1]), else text."""
+    import tomllib
+
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: it has no '='; give KEY=VALUE, such as loss_weight=uniform")
+        try:
+            settings[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip().replace("-", "_")] = value.strip()
+    return settings
+
+
 def progress(quiet: bool) -> Progress:
     """Return what draws progress bars, or nothing."""
     from tractbench.console import TerminalProgress

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tractbench.cli.options import Json, Quiet, Runs, chosen_device, progress
-from tractbench.errors import ConfigError, RunFailedError
+from tractbench.cli.options import Json, Quiet, Runs, Settings, chosen_device, parse_settings, progress
+from tractbench.errors import RunFailedError
 
 if TYPE_CHECKING:
     from tractbench.config import RunConfig
@@ -32,17 +32,15 @@ def run(
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     process: Annotated[str | None, typer.Option(help="Diffusion process of the teacher.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Teacher: a shipped name or the path of a card (.toml).")] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any other setting (see 'list methods --verbose'); repeatable."
-        ),
-    ] = None,
+    setting: Settings = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")] = None,
     runs: Runs = Path("runs"),
     force: Annotated[bool, typer.Option("--force", help="Run again although the result is there.")] = False,
     sample_batch: Annotated[
         int | None, typer.Option(min=1, help="Images held together while sampling; never changes a result.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Inception weights instead of the published ones; no score is a FID then.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     as_json: Json = False,
@@ -70,14 +68,14 @@ def run(
     }  # fmt: skip
     settings = read_config_file(config) if config else {}
     settings |= {key: value for key, value in flags.items() if value is not None}
-    settings |= _parse_settings(setting or [])
+    settings |= parse_settings(setting or [])
     resolved, chosen_method, chosen_dataset = resolve(settings)
     store = Store(runs, create=True)
     bar = progress(quiet)
     bar.message(_announce(resolved))
     try:
         with interrupts() as stop:
-            runtime = Runtime(chosen_device(device), sample_batch, force, stop)
+            runtime = Runtime(chosen_device(device), sample_batch, weights, force, stop)
             outcome = make_run(resolved, chosen_method, chosen_dataset, store, bar, runtime)
     except RunFailedError as error:
         if as_json:
@@ -88,22 +86,6 @@ def run(
         print(json.dumps(_run_object(outcome.record, outcome.reused, store.root)))
     elif not quiet:
         print_outcome(outcome.record, outcome.reused, str(store.root / outcome.record.folder))
-
-
-def _parse_settings(pairs: list[str]) -> dict[str, object]:
-    """Parse KEY=VALUE pairs; a value is TOML if it reads as such (1e-3, true, [1024, 1]), else text."""
-    import tomllib
-
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: it has no '='; give KEY=VALUE, such as loss_weight=uniform")
-        try:
-            settings[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip().replace("-", "_")] = value.strip()
-    return settings
 
 
 def _announce(config: RunConfig) -> str:

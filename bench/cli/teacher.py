@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tractbench.cli.options import Json, Quiet, progress
-from tractbench.errors import ConfigError
+from tractbench.cli.options import Json, Quiet, chosen_device, progress
+from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
     from tractbench.cards import TeacherCard
@@ -41,13 +41,22 @@ def teacher_list(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
     else:
-        headers = {"Teacher": "", "Data set": "", "Process": "", "Network": "", "Parameters": "right", "Here": "",
-                   "Published FID": "right", "Licence": ""}  # fmt: skip
+        headers = {
+            "Teacher": "",
+            "Data set": "",
+            "Process": "",
+            "Params": "right",
+            "Here": "",
+            "FID": "right",
+            "Licence": "",
+        }
         cells = [
-            [f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value) for value in row.values()]
+            [row["name"], row["dataset"], row["process"], f"{row['parameters'] / 1e6:.1f}M", row["where"],
+             "-" if row["fid"] is None else str(row["fid"]), row["licence"].split(",")[0].split(" (")[0]]
             for row in rows
-        ]
+        ]  # fmt: skip
         print_table(headers, cells)
+        print("FID: as its authors report it. 'teacher info NAME' shows the rest.")
 
 
 def _summary(card: TeacherCard | Published) -> dict[str, Any]:
@@ -180,21 +189,32 @@ def teacher_verify(
 def teacher_train(
     dataset: Annotated[str, typer.Option(help="Data set to train on.")],
     process: Annotated[str, typer.Option(help="Diffusion process.")] = "vp",
-    to: Annotated[Path, typer.Option(help="Folder for the weights and their card.")] = Path("teachers"),
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the weights and their card. [default: teachers, or the cache for --tier smoke]"),
+    ] = None,
+    tier: Annotated[
+        str, typer.Option(help="full, or smoke: a few steps of a tiny network, for 'run --tier smoke' to find.")
+    ] = "full",
     seed: Annotated[int, typer.Option(min=0, help="Training seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the recipe's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train a teacher by its data set's recipe; this is how the shipped ones were made."""
+    from tractbench.cards import imported_folder
     from tractbench.registry import load_dataset
     from tractbench.teachers.train import train_teacher
 
+    smoke = choose(tier, "tier", ("full", "smoke")) == "smoke"
     data = load_dataset(dataset)
+    folder = to or (imported_folder() if smoke else Path("teachers"))
     with data.computing():
-        card = train_teacher(data, process, to, progress(quiet), seed=seed, steps=steps)
-    print(
-        f"wrote {to / card.name}.toml; use it with: tractbench run --teacher {to / card.name}.toml ...", file=sys.stderr
-    )
+        card = train_teacher(
+            data, process, folder, progress(quiet), seed=seed, steps=steps, smoke=smoke, device=chosen_device(device)
+        )
+    name = card.name if smoke and to is None else f"{folder / card.name}.toml"
+    print(f"wrote {folder / card.name}.toml; use it with: tractbench run --teacher {name} ...", file=sys.stderr)
 
 
 @features_app.command("train")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.errors import ConfigError, nearest_name
+from tractbench.nets.build import Argument
 
 Settings = Mapping[str, object]
 
@@ -30,7 +31,7 @@ class NetworkPreset:
     """
 
     network: str
-    arguments: Mapping[str, int]
+    arguments: Mapping[str, Argument]
     parameterisation: str
 
     @classmethod
@@ -52,6 +53,7 @@ class TeacherRecipe:
         batch: images a step.
         lr: peak learning rate, warmed up over the first tenth at most 500 steps, then a half cosine to 0.
         ema: momentum of the bias-corrected moving average that is kept.
+        loss: ``capped_snr`` at uniform times, or ``edm``: Karras et al.'s weight at log-normal noise levels, for VE.
     """
 
     network: str
@@ -60,6 +62,7 @@ class TeacherRecipe:
     batch: int
     lr: float
     ema: float
+    loss: Literal["capped_snr", "edm"] = "capped_snr"
 
 
 class Dataset:
@@ -77,11 +80,13 @@ class Dataset:
         clips: whether predicted images may be clipped to [-1, 1]; data without bounds may not.
         processes: processes it has a teacher for, the default first.
         teachers: name of the default teacher card for each process, or ``exact`` where the teacher is a closed form.
-        networks: sizes of network that a student or teacher can have, by name; the first is the usual one.
-        recipes: how ``tractbench teacher train`` trains a teacher for each process.
+        train_count: training images that there are, where they need not be on this machine.
+        networks: networks that a student or teacher can have, by name, the usual one first; bare arguments are those
+            of an MLP.
+        recipes: how ``tractbench teacher train`` trains a teacher for each process; ``-smoke`` after it is a trial.
         features: name of the feature extractor for the Frechet feature distance.
         protocol: name of the default evaluation protocol.
-        tiers: run settings for each tier, the default tier first.
+        tiers: run settings for each tier, the default tier first; a process's name holds what differs for it.
     """
 
     name: ClassVar[str]
@@ -94,7 +99,8 @@ class Dataset:
     clips: ClassVar[bool] = True
     processes: ClassVar[tuple[str, ...]] = ("vp",)
     teachers: ClassVar[Mapping[str, str]] = {}
-    networks: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    train_count: ClassVar[int] = 0
+    networks: ClassVar[Mapping[str, NetworkPreset | Mapping[str, int]]] = {}
     recipes: ClassVar[Mapping[str, TeacherRecipe]] = {}
     features: ClassVar[str] = ""
     protocol: ClassVar[str] = "raw"
@@ -115,6 +121,11 @@ class Dataset:
         """Classes of the training images ``[N]``, None if runs are not conditional."""
         return None
 
+    @property
+    def deviates(self) -> str | None:
+        """How the images differ from the published ones; then no score is one of the data set."""
+        return None
+
     def exact_denoiser(self, process: Process) -> Denoiser:
         """Return the closed form of the optimal denoiser, for data that has one."""
         raise ConfigError(f"data set '{self.name}' has no exact teacher; choose a card with --teacher")
@@ -123,7 +134,12 @@ class Dataset:
         """Return one of the data set's architectures for a process."""
         if name not in self.networks:
             raise ConfigError(f"data set '{self.name}' has no network {name!r}{nearest_name(name, self.networks)}")
-        return NetworkPreset.mlp(process, **self.networks[name])
+        preset = self.networks[name]
+        if not isinstance(preset, NetworkPreset):
+            return NetworkPreset.mlp(process, **preset)
+        if (preset.parameterisation == "edm") != (process == "ve"):
+            raise ConfigError(f"network {name!r} of '{self.name}' is not for process '{process}'; choose another")
+        return preset
 
     def decode(self, grey: Tensor) -> Tensor:
         """Map grey levels to float32 images in [-1, 1]."""
@@ -152,12 +168,15 @@ class Dataset:
         finally:
             torch.set_num_threads(before)
 
-    def preset(self, tier: str | None) -> tuple[str, Settings]:
-        """Return a tier's name and settings; None means the default tier."""
+    def preset(self, tier: str | None, process: str) -> tuple[str, Settings]:
+        """Return a tier's name and its settings for a process; None means the default tier."""
         tier = tier or next(iter(self.tiers))
         if tier not in self.tiers:
             raise ConfigError(f"data set '{self.name}' has no tier {tier!r}{nearest_name(tier, self.tiers)}")
-        return tier, self.tiers[tier]
+        settings = dict(self.tiers[tier])
+        differing = {name: settings.pop(name) for name in ("vp", "ve") if name in settings}
+        own = differing.get(process, {})
+        return tier, {**settings, **(own if isinstance(own, Mapping) else {})}
 
     def recipe(self, process: str) -> TeacherRecipe:
         """Return the recipe for a teacher of a process."""

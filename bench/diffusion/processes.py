@@ -115,6 +115,12 @@ class VE:
         root = low + (index.clamp(min=1.0) - 1) / max(1, self.steps - 1) * (high - low)
         return torch.pow(root, 7) * index.clamp(max=1.0)
 
+    def time(self, sigma: Tensor) -> Tensor:
+        """Time of a noise level in [sigma_min, sigma_max], the inverse of ``sigma``."""
+        low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
+        index = 1 + (sigma.double() ** (1 / 7) - low) / (high - low) * (self.steps - 1)
+        return index / self.steps
+
     def log_snr(self, t: Tensor) -> Tensor:
         """-2 ln sigma at t; infinite at t = 0."""
         return -2 * torch.log(self.sigma(t))

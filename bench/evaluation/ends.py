@@ -17,7 +17,7 @@ from tractbench.progress import Task
 from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
 
 ENDS = 512
-"""Noises on which students are compared with their teacher."""
+"""Noises on which students are compared with their teacher, or as many as a run samples."""
 
 SEED = 0
 CHUNK = 128
@@ -37,6 +37,7 @@ class TeacherEnds:
         clip: clip x0 to [-1, 1] while sampling.
         classes: number of classes, 0 for none.
         device: where networks run.
+        count: number of noises.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class TeacherEnds:
         clip: bool,
         classes: int = 0,
         device: str = "cpu",
+        count: int = ENDS,
     ) -> None:
         self._teacher, self._process, self._shape, self.steps = teacher, process, shape, steps
         self._solver, self._clip, self._classes, self._device = solver, clip, classes, device
+        self.count = count
         settings = [repr(process), steps, solver, clip, classes, device, list(shape)]
-        parts = [RESULTS_VERSION, teacher_hash, settings, ENDS, SEED, CHUNK]
+        parts = [RESULTS_VERSION, teacher_hash, settings, count, SEED, min(CHUNK, count)]
         self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.safetensors"
 
     def error(self, denoiser: Denoiser, steps: int, solver: str = "ddim") -> float:
@@ -80,7 +83,7 @@ class TeacherEnds:
 
     @cached_property
     def ends(self) -> Tensor:
-        """The teacher's samples ``[512, C, H, W]``, float64."""
+        """The teacher's samples ``[count, C, H, W]``, float64."""
         if not self.known:
             self.compute()
         return load_checkpoint(self._path, "delete it, it is only a cache")[0]["ends"]
@@ -91,9 +94,9 @@ class TeacherEnds:
             self._process,
             self._shape,
             SEED,
-            ENDS,
+            self.count,
             steps,
-            chunk=CHUNK,
+            chunk=min(CHUNK, self.count),
             solver=solver,
             classes=self._classes,
             clip=self._clip,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol as TypingProtocol
 
 import torch
@@ -26,12 +27,14 @@ from tractbench.datasets.base import Dataset
 from tractbench.datasets.gaussians import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.features import Extractor, feature_extractor, pixel_extractor
+from tractbench.evaluation.fidelity import NEEDS
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
+from tractbench.evaluation.inception import choose_weights
+from tractbench.evaluation.inception_scorer import InceptionScorer
+from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.protocols import Protocol
+from tractbench.progress import Progress
 from tractbench.seeds import generator
-
-WORDING = {"description", "floor"}
-"""What of a protocol changes no score."""
 
 DIRECTIONS = 64
 """Random directions of the sliced Wasserstein distance."""
@@ -42,7 +45,7 @@ class Scorer(TypingProtocol):
 
     Attributes:
         protocol: the protocol.
-        floors: for each metric, the value that real data nothing was trained on have.
+        floors: for each metric, the value that real data nothing was trained on have; empty if nobody computes it.
         reference_hash: sha256 of the data, the extractors and the protocol.
     """
 
@@ -50,26 +53,63 @@ class Scorer(TypingProtocol):
     floors: dict[str, float]
     reference_hash: str
 
+    @property
+    def basis(self) -> Basis:
+        """What the scores depend on besides the samples."""
+
+    def prepare(self) -> None:
+        """Fetch and compute what the first score needs, with progress bars; not needed, but a score has no bar."""
+
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score quantised images ``[B, C, H, W]``."""
 
 
-def make_scorer(dataset: Dataset, protocol: Protocol, chunk: int, samples: int) -> Scorer:
+def make_scorer(
+    dataset: Dataset,
+    protocol: Protocol,
+    chunk: int,
+    samples: int,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    weights: Path | None = None,
+    statistics: Path | None = None,
+) -> Scorer:
     """Return the scorer of a protocol.
 
     Args:
         dataset: the data.
         protocol: the protocol.
-        chunk: features are extracted and summed in pieces of so many images.
-        samples: how many samples will be scored; on data without end the floors are those of as many true points.
+        chunk: features are extracted and summed in pieces of so many images; the Inception network has its own size.
+        samples: how many samples will be scored; Inception metrics that need more are left out of the scorer's
+            protocol, and on data without end the floors are those of as many true points.
+        device: where the Inception network runs.
+        progress: draws what an Inception protocol does before its first score.
+        weights: Inception weights instead of the published ones; no score is a FID then.
+        statistics: npz file of Inception statistics instead of those of the training images.
+
+    Raises:
+        ConfigError: the protocol is for other data.
     """
-    if protocol.reference != "exact":
-        return ImageScorer(dataset, protocol, chunk)
-    if not isinstance(dataset, Mixture):
+    if protocol.inception:
+        possible = tuple(name for name in protocol.metrics if samples >= NEEDS[name])
+        protocol, chosen = protocol.model_copy(update={"metrics": possible}), choose_weights(weights)
+        return InceptionScorer(dataset, protocol, chosen, device=device, progress=progress, statistics=statistics)
+    for option, value in (("weights", weights), ("statistics", statistics)):
+        if value is not None:
+            raise ConfigError(f"{option} {value}: protocol '{protocol.name}' uses no Inception network; leave it out")
+    if protocol.reference == "exact":
+        if isinstance(dataset, Mixture):
+            return ExactScorer(dataset, protocol, samples)
         raise ConfigError(
             f"protocol '{protocol.name}' needs a data set with a known distribution, not '{dataset.name}'"
         )
-    return ExactScorer(dataset, protocol, samples)
+    if isinstance(dataset, Mixture) or not dataset.features:
+        raise ConfigError(
+            f"protocol '{protocol.name}' needs a data set with a feature network of its own, not '{dataset.name}'; "
+            f"use --protocol {dataset.protocol}"
+        )
+    return ImageScorer(dataset, protocol, chunk)
 
 
 class ExactScorer:
@@ -86,9 +126,20 @@ class ExactScorer:
         )
         self._directions = directions / directions.norm(dim=1, keepdim=True)
         self._dataset = dataset
-        parts = [dataset.fingerprint, protocol.model_dump(mode="json", exclude=WORDING), DIRECTIONS]
+        parts = [dataset.fingerprint, protocol.key, DIRECTIONS]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
         self.floors = self.score([dataset.draw(samples, "floor")])
+
+    @property
+    def basis(self) -> Basis:
+        """What the scores depend on besides the samples."""
+        source = f"the distribution of {self._dataset.name}"
+        return Basis(
+            weights={}, verified=True, statistics=source, reference_images=None, reference_hash=self.reference_hash
+        )
+
+    def prepare(self) -> None:
+        """Do nothing: all is there."""
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score points ``[B, D, 1, 1]``, all held at once."""
@@ -111,13 +162,21 @@ class ImageScorer:
         self._held_out = {e.name: self._gaussian(e, dataset.held_out) for e in self._extractors}
         self._train_pixels = dataset.decode(dataset.train).double().flatten(1)
         self._held_out_pixels = dataset.decode(dataset.held_out).double().flatten(1)
-        parts = [
-            dataset.fingerprint,
-            protocol.model_dump(mode="json", exclude=WORDING),
-            [e.hash for e in self._extractors],
-        ]
+        parts = [dataset.fingerprint, protocol.key, [e.hash for e in self._extractors]]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
         self.floors = self._floors()
+
+    @property
+    def basis(self) -> Basis:
+        """What the scores depend on besides the samples."""
+        train, held_out = len(self.dataset.train), len(self.dataset.held_out)
+        return Basis(
+            weights={extractor.name: extractor.hash for extractor in self._extractors},
+            verified=True,
+            statistics=f"the {train:,} training and {held_out:,} held-out images of {self.dataset.name}",
+            reference_images=train,
+            reference_hash=self.reference_hash,
+        )
 
     def _gaussian(self, extractor: Extractor, images: Tensor) -> Gaussian:
         moments = RunningMoments(extractor.dimensions)
@@ -135,6 +194,9 @@ class ImageScorer:
         to_train = torch.cdist(self._held_out_pixels, self._train_pixels).amin(1).mean()
         floors["nn_ratio"] = float(to_train / to_others)
         return floors
+
+    def prepare(self) -> None:
+        """Do nothing: all is there."""
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score quantised images ``[B, C, H, W]`` uint8, streamed; memory does not grow with their number."""

@@ -80,6 +80,8 @@ class Record(Frozen):
         results_version: version of the code's results that made it.
         hashes: sha256 of the teacher, the data, the reference statistics, the sampled weights and plugins' sources.
         environment: versions, hardware, code state.
+        basis: what the scores were made against: weights, whether they are the published ones, reference statistics.
+        deviations: in what the run differs from its protocol; with any, it stands in no table of published figures.
         command: the command line.
         folder: the run's folder inside the store.
     """
@@ -101,5 +103,7 @@ class Record(Frozen):
     seconds: Seconds = Seconds()
     hashes: dict[str, str | None] = {}
     environment: dict[str, Any] = {}
+    basis: dict[str, Any] = {}
+    deviations: tuple[str, ...] = ()
     command: str = ""
     folder: str

@@ -98,7 +98,8 @@ def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_st
         digest = hashlib.sha256(canonical([EXACT, process_name, dataset.fingerprint]).encode()).hexdigest()
         return Teacher(EXACT, dataset.exact_denoiser(process), process, digest)
     card, folder = read_card(name_or_path, TeacherCard)
-    if (card.dataset, card.process) != (dataset.name, process_name):
+    family = dataset.name.partition(":")[0]  # variants of a data set have their teachers in common
+    if card.dataset not in (dataset.name, family) or card.process != process_name:
         raise ConfigError(
             f"teacher '{card.name}' is for data set '{card.dataset}' and process '{card.process}', "
             f"not '{dataset.name}' and '{process_name}'; choose another with --teacher"

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tractbench.cards import TeacherCard, write_card
 from tractbench.datasets.base import Dataset, TeacherRecipe
 from tractbench.diffusion.denoiser import SIGMA_DATA
-from tractbench.diffusion.processes import PROCESSES, per_sample
+from tractbench.diffusion.processes import PROCESSES, VE, Process, per_sample
 from tractbench.errors import ConfigError, RunFailedError
 from tractbench.progress import Progress
 from tractbench.seeds import generator
@@ -19,6 +20,9 @@ from tractbench.teachers.load import new_denoiser
 from tractbench.training.ema import LongEMA
 
 LOG_EVERY = 20
+P_MEAN, P_STD = -1.2, 1.2
+"""Mean and standard deviation of EDM's ln sigma (Karras et al. 2022, table 1)."""
+
 TIME_STEPS = 1024
 """Grid that teachers are trained on; on EDM's noise levels, times finer than any sampler's."""
 
@@ -29,12 +33,40 @@ def learning_rate(recipe: TeacherRecipe, step: int) -> float:
     return recipe.lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
 
+def draw_times(recipe: TeacherRecipe, process: Process, random: torch.Generator) -> Tensor:
+    """Draw the times of a step ``[batch]``, float64: uniform in (0, 1], or of EDM's log-normal noise levels."""
+    if recipe.loss == "capped_snr":
+        return 1 - torch.rand(recipe.batch, dtype=torch.float64, generator=random)
+    if not isinstance(process, VE):
+        raise ConfigError("loss 'edm' is for the VE process; use capped_snr")
+    sigma = torch.exp(P_MEAN + P_STD * torch.randn(recipe.batch, dtype=torch.float64, generator=random))
+    return process.time(sigma.clamp(process.sigma_min, process.sigma_max))
+
+
+def loss_weight(recipe: TeacherRecipe, process: Process, t: Tensor) -> Tensor:
+    """Return the weight of the x0 error at ``t`` ``[batch]``: capped SNR, or EDM's lambda (Karras et al. 2022)."""
+    snr = torch.exp(process.log_snr(t))
+    if recipe.loss == "edm":
+        return snr + 1 / SIGMA_DATA**2
+    data_scale = SIGMA_DATA if process.name == "ve" else 1.0  # SNR in units of the data's own variance
+    return (data_scale**2 * snr).clamp(1.0, recipe.weight_cap)
+
+
 def train_teacher(
-    dataset: Dataset, process_name: str, folder: Path, progress: Progress, *, seed: int = 0, steps: int | None = None
+    dataset: Dataset,
+    process_name: str,
+    folder: Path,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    smoke: bool = False,
+    device: str = "cpu",
 ) -> TeacherCard:
     """Train a denoiser on a data set's training images and write its weights and card.
 
-    The loss is the x0 error, summed over pixels, times the SNR limited to [1, weight_cap], at uniform times.
+    The loss is the x0 error, summed over pixels, times the recipe's weight. Images are mirrored at random where the
+    data set's may be.
 
     Args:
         dataset: the data set.
@@ -43,35 +75,42 @@ def train_teacher(
         progress: draws the bar.
         seed: training seed.
         steps: optimiser steps instead of the recipe's.
+        smoke: by the recipe of the smoke tier, which shows that everything works and nothing more.
+        device: where the network runs.
 
     Raises:
         ConfigError: there is no such recipe, or ``steps`` is below 1.
         RunFailedError: the loss became infinite or NaN.
     """
-    recipe = dataset.recipe(process_name)
+    recipe = dataset.recipe(f"{process_name}-smoke" if smoke else process_name)
     if steps is not None:
         if steps < 1:
             raise ConfigError(f"steps {steps}: a teacher needs at least 1; the recipe has {recipe.steps}")
         recipe = replace(recipe, steps=steps)
-    name = f"{dataset.name}-{process_name}"
+    name = f"{dataset.name}-{process_name}".replace(":", "-") + "-smoke" * smoke
     process = PROCESSES[process_name](TIME_STEPS)
     preset = dataset.network(recipe.network, process_name)
-    denoiser = new_denoiser(preset, process, generator("teacher", name, seed, "weights"))
-    data_scale = SIGMA_DATA if process_name == "ve" else 1.0  # SNR in units of the data's own variance
+    denoiser = new_denoiser(preset, process, generator("teacher", name, seed, "weights")).to(device)
     parameters = list(denoiser.parameters())
     average = LongEMA(denoiser, recipe.ema)
     optimiser = torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
-    images = dataset.decode(dataset.train)
+    images, labels = dataset.train, dataset.train_labels
 
     with progress.task(f"training teacher {name}", recipe.steps, "step") as task:
         for step in range(recipe.steps):
             random = generator("teacher", name, seed, step)
-            x0 = images[torch.randint(len(images), (recipe.batch,), generator=random)]
-            t = 1 - torch.rand(recipe.batch, dtype=torch.float64, generator=random)  # in (0, 1]
+            index = torch.randint(len(images), (recipe.batch,), generator=random)
+            x0 = dataset.decode(images.index_select(0, index))
+            t = draw_times(recipe, process, random)
             noise = torch.randn(x0.shape, generator=random)
-            x_t = per_sample(process.alpha(t), x0) * x0 + per_sample(process.sigma(t), x0) * noise
-            weight = (data_scale**2 * torch.exp(process.log_snr(t))).clamp(1.0, recipe.weight_cap)
-            loss = (weight * (denoiser(x_t, t) - x0).square().flatten(1).sum(1)).mean()
+            if dataset.flips:
+                mirrored = torch.rand(recipe.batch, generator=random) < 0.5
+                x0 = torch.where(per_sample(mirrored, x0), x0.flip(-1), x0)
+            weight = loss_weight(recipe, process, t).to(device)
+            x_t = (per_sample(process.alpha(t), x0) * x0 + per_sample(process.sigma(t), x0) * noise).to(device)
+            classes = labels[index].to(device) if labels is not None else None
+            error = denoiser(x_t, t.to(device), classes) - x0.to(device)
+            loss = (weight * error.square().flatten(1).sum(1)).mean()
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, step)
             optimiser.zero_grad()
@@ -89,11 +128,11 @@ def train_teacher(
 
     average.copy_to(denoiser)
     command = f"tractbench teacher train --dataset {dataset.name} --process {process_name}"
-    command += f" --seed {seed}" * (seed != 0) + f" --steps {steps}" * (steps is not None)
+    command += " --tier smoke" * smoke + f" --seed {seed}" * (seed != 0) + f" --steps {steps}" * (steps is not None)
     return write_card(
         TeacherCard,
         folder,
-        denoiser.get_submodule("net"),
+        denoiser.get_submodule("net").cpu(),
         name=name,
         summary=f"{process_name.upper()} denoiser for {dataset.name}, {recipe.network}",
         dataset=dataset.name,

@@ -102,7 +102,8 @@ class Distillation:
         method: its method.
         process: the diffusion process.
         teacher: the denoiser to distil; it is left unchanged.
-        images: training images ``[N, C, H, W]`` in [-1, 1].
+        images: training images ``[N, C, H, W]``, as the data set keeps them.
+        decode: makes them float32 in [-1, 1]; only what a step draws is decoded.
         labels: their classes ``[N]``, for class-conditional networks.
         flips: mirror each drawn image with probability one half.
         new_network: makes a denoiser of the named network, for students that do not start from the teacher's weights.
@@ -117,13 +118,14 @@ class Distillation:
         teacher: Denoiser,
         images: Tensor,
         *,
+        decode: Callable[[Tensor], Tensor] = lambda images: images,
         labels: Tensor | None = None,
         flips: bool = False,
         new_network: Callable[[str], nn.Module] | None = None,
         device: str = "cpu",
     ) -> None:
         self.config, self.method, self.process = config, method, process
-        self.images, self.labels, self.flips, self.device = images, labels, flips, device
+        self.images, self._decode, self.labels, self.flips, self.device = images, decode, labels, flips, device
         self._new_network = new_network
         self._original = teacher
         self.plans = plan_phases(config, method.phases(config.schedule))
@@ -181,7 +183,7 @@ class Distillation:
         index = torch.randint(len(self.images), (config.batch,), generator=random)
         u = torch.rand((config.batch, 2), dtype=torch.float64, generator=random)
         noise = torch.randn((config.batch, *self.images.shape[1:]), generator=random)
-        x0 = self.images.index_select(0, index)
+        x0 = self._decode(self.images.index_select(0, index))
         if self.flips:
             mirrored = torch.rand(config.batch, generator=random) < 0.5
             x0 = torch.where(per_sample(mirrored, x0), x0.flip(-1), x0)

@@ -1,0 +1,80 @@
+"""``tractbench plan`` and ``tractbench doctor``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tractbench.cli.options import Json, Quiet, Runs, Settings, chosen_device, parse_settings, progress
+
+
+def plan(
+    method: Annotated[str | None, typer.Option(help="Method, such as tract.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set, such as cifar10.")] = None,
+    nfe: Annotated[int | None, typer.Option(help="Network evaluations per image when sampling.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Preset of the data set.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Steps before, between and after phases.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Training images over all phases: 512K, 96M.")] = None,
+    process: Annotated[str | None, typer.Option(help="Diffusion process of the teacher.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Teacher: a name or the path of a card.")] = None,
+    setting: Settings = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")] = None,
+    runs: Runs = Path("runs"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a run needs that is missing, and project its hours from a short measurement of this machine.
+
+    Nothing is fetched and nothing is written. Exit status 0 whether the run could start or not.
+
+    Examples:
+      tractbench plan --method tract --dataset imagenet64 --nfe 1
+      tractbench plan --method tract_edm --dataset cifar10 --nfe 2 --json
+    """
+    from tractbench.config import read_config_file, resolve
+    from tractbench.console import print_table
+    from tractbench.plan import make_plan
+
+    flags: dict[str, object] = {"method": method, "dataset": dataset, "nfe": nfe, "tier": tier, "schedule": schedule,
+                                "budget": budget, "process": process, "teacher": teacher}  # fmt: skip
+    settings = read_config_file(config) if config else {}
+    settings |= {key: value for key, value in flags.items() if value is not None}
+    settings |= parse_settings(setting or [])
+    resolved, chosen, data = resolve(settings)
+    with data.computing():
+        made = make_plan(resolved, chosen, data, runs, chosen_device(device), progress(quiet or as_json))
+    hours = sum(stage.hours for stage in made.stages)
+    if as_json:
+        stages = [asdict(stage) | {"hours": stage.hours} for stage in made.stages]
+        print(json.dumps({"ready": made.ready, "device": made.device, "parameters": made.parameters, "hours": hours,
+                          "needs": [asdict(need) for need in made.needs], "stages": stages}))  # fmt: skip
+        return
+    print_table(
+        {"needs": "left", "": "left", "what": "left"},
+        [[need.name, "yes" if need.present else "MISSING", need.detail] for need in made.needs],
+    )
+    print_table(
+        {"stage": "left", "images": "right", "images/s": "right", "hours": "right"},
+        [[s.name, f"{s.images:,}", f"{1 / s.seconds_per_image:,.1f}", f"{s.hours:,.2f}"] for s in made.stages]
+        + [["all", "", "", f"{hours:,.2f}"]],
+    )
+    unit = "GPU-hours" if device != "cpu" and made.device[:3] != "CPU" else "hours"
+    print(f"{hours:,.1f} {unit} on one {made.device}, by the speed of small batches; larger ones are faster on GPUs.")
+    print("It could start now." if made.ready else "It cannot start before what is MISSING is here.")
+
+
+def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Say what this machine has: versions, devices, caches, data, teachers, tools."""
+    from tractbench.doctor import examine
+
+    findings = examine(runs)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+        return
+    for finding in findings:
+        print(f"{'ok     ' if finding.good else 'missing'} {finding.name}: {finding.detail}")

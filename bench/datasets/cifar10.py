@@ -1,0 +1,185 @@
+"""CIFAR-10 (Krizhevsky 2009) from the files that its author publishes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
+from tractbench.datasets.files import FileDataset
+from tractbench.datasets.prepared import Pieces, Source
+from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.files import file_sha256
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+FOLDER = "cifar-10-batches-py"
+PIXELS = 3 * 32 * 32
+
+GOOGLE = {"channels": 3, "size": 32, "embedding": 1024, "multipliers": (1, 1, 1), "blocks": 3, "attention": (8, 16)}
+TINY = {"channels": 3, "size": 32, "width": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1, "attention": ()}
+NCSNPP = {"channels": 3, "size": 32, "width": 128, "embedding": 512, "multipliers": (2, 2, 2), "blocks": 4,
+          "attention": (16,), "noise_width": 256, "fourier": True, "auxiliary": True, "taps": (1, 3, 3, 1)}  # fmt: skip
+
+
+class CIFAR10(FileDataset):
+    """32x32 RGB, 50,000 training and 10,000 test images; ``cifar10:conditional`` also uses its ten classes."""
+
+    name: ClassVar[str] = "cifar10"
+    summary: ClassVar[str] = "CIFAR-10, 50,000 images of 32x32; cifar10:conditional uses its 10 classes"
+    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    label_count: ClassVar[int] = 10
+    train_count: ClassVar[int] = 50_000
+    held_out_count: ClassVar[int] = 10_000
+    download_url: ClassVar[str | None] = URL
+    download_sha256: ClassVar[str | None] = SHA256
+    teachers: ClassVar[Mapping[str, str]] = {"vp": "google-cifar10", "ve": "edm-cifar10-uncond-ve"}
+    networks: ClassVar[Mapping[str, NetworkPreset]] = {
+        "unet": NetworkPreset("google_unet", {**GOOGLE, "width": 256}, "x0"),
+        "unet-third": NetworkPreset("google_unet", {**GOOGLE, "width": 160, "embedding": 640, "blocks": 2}, "x0"),
+        "ncsnpp": NetworkPreset("song_unet", NCSNPP, "edm"),
+        "tiny": NetworkPreset("google_unet", TINY, "x0"),
+        "tiny-edm": NetworkPreset("song_unet", {**TINY, "noise_width": 32}, "edm"),
+    }
+    recipes: ClassVar[Mapping[str, TeacherRecipe]] = {
+        "vp": TeacherRecipe("unet", weight_cap=5.0, steps=800_000, batch=128, lr=2e-4, ema=0.9999),
+        "ve": TeacherRecipe("ncsnpp", weight_cap=5.0, steps=400_000, batch=512, lr=1e-3, ema=0.9999, loss="edm"),
+        "vp-smoke": TeacherRecipe("tiny", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9),
+        "ve-smoke": TeacherRecipe("tiny-edm", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9, loss="edm"),
+    }
+    tiers: ClassVar[Mapping[str, Settings]] = {
+        "paper": {"budget": 96 << 20, "batch": 256, "mu_i": 0.99997, "samples": 50_000, "chunk": 500,
+                  "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
+        "reduced": {"budget": 3 << 20, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 500},
+        "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8,
+                  "vp": {"teacher": "cifar10-vp-smoke"}, "ve": {"teacher": "cifar10-ve-smoke"}},
+    }  # fmt: skip
+
+    def __init__(self, argument: str | None = None) -> None:
+        if argument not in (None, "conditional"):
+            raise ConfigError(f"cifar10:{argument}: there is cifar10 and cifar10:conditional")
+        if argument:
+            self.name = f"cifar10:{argument}"  # type: ignore[misc]
+            self.classes = self.label_count  # type: ignore[misc]
+            self.teachers = {"ve": "edm-cifar10-cond-ve"}  # type: ignore[misc]
+            self.processes = ("ve", "vp")  # type: ignore[misc]
+            self.networks = {  # type: ignore[misc]
+                name: replace(preset, arguments={**preset.arguments, "classes": self.classes})
+                for name, preset in self.networks.items()
+            }
+
+    @property
+    def data_name(self) -> str:
+        """Both variants have the same images."""
+        return "cifar10"
+
+    def sources(self, path: Path) -> dict[str, Source]:
+        """Return the splits of the tar file, of the folder in it, or of a folder that holds that folder."""
+        batches = {"train": [f"data_batch_{i}" for i in range(1, 6)], "held_out": ["test_batch"]}
+        return {split: _source(path, names) for split, names in batches.items()}
+
+    def deviation(self, path: Path) -> str | None:
+        """Compare a tar file's sha256, or the batches' MD5 that torchvision knows, with the published ones."""
+        if path.is_file():
+            found = file_sha256(path)
+            return None if found == SHA256 else f"sha256 {found[:12]}, published {SHA256[:12]}"
+        from torchvision.datasets import CIFAR10 as Published  # type: ignore[import-untyped]
+
+        known = dict(Published.train_list + Published.test_list)
+        wrong = [
+            name for name, content in _contents(path, list(known))
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != known[name]
+        ]  # fmt: skip
+        return f"MD5 of {', '.join(wrong)} is not the published one" if wrong else None
+
+
+def _source(path: Path, names: list[str]) -> Source:
+    return Source("CIFAR-10 python batches", None, lambda start: _read(path, names, start), f"{path.resolve()} {names}")
+
+
+def _read(path: Path, names: list[str], start: int) -> Pieces:
+    """Yield one batch file after another, from image ``start`` on."""
+    seen = 0
+    for name, content in _contents(path, names):
+        images, labels = _parse(content, name)
+        first = max(0, start - seen)
+        seen += len(images)
+        if first < len(images):
+            yield images[first:], labels[first:]
+
+
+def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    if folder.is_dir():
+        for name in names:
+            try:
+                yield name, (folder / name).read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot read {folder / name} ({error.strerror}); give cifar-10-python.tar.gz or its folder"
+                ) from error
+        return
+    try:
+        with tarfile.open(path) as tar:
+            for name in names:
+                member = tar.extractfile(f"{FOLDER}/{name}")
+                if member is None:
+                    raise KeyError(name)
+                yield name, member.read()
+    except FileNotFoundError as error:
+        raise ConfigError(f"no file {path}; fetch {URL}, or add --download") from error
+    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+        raise DamagedFileError(f"{path} is not a whole cifar-10-python.tar.gz ({error}); fetch {URL}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows NumPy arrays and nothing else: the batches are pickles, and a pickle may name any function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return _empty_array
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return _plain_dtype
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _empty_array(kind: object, shape: object, code: object) -> np.ndarray[Any, Any]:
+    return np.ndarray((0,), np.uint8)
+
+
+def _plain_dtype(code: object, *flags: object) -> np.dtype[Any]:
+    if str(code) not in ("u1", "uint8"):
+        raise pickle.UnpicklingError(f"an array of {code}")
+    return np.dtype("u1")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _parse(content: bytes, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return a batch file's images ``[N, 3, 32, 32]`` and labels ``[N]``."""
+    try:
+        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        data, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int32)
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), PIXELS):
+            raise ValueError(f"data of shape {getattr(data, 'shape', None)}")
+    except Exception as error:  # a hostile or damaged file may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        raise DamagedFileError(
+            f"{name} is not a CIFAR-10 batch that can be trusted: {reason} (sha256 {digest}); fetch {URL}"
+        ) from error
+    return data.reshape(-1, 3, 32, 32), labels

@@ -1,0 +1,130 @@
+"""What the data sets share whose images a user brings: prepared once, then mapped from disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from tractbench.datasets.base import Dataset
+from tractbench.datasets.prepared import Manifest, Source, Split, open_split, prepare_split, verify_split
+from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.progress import Progress
+
+SPLITS = ("train", "held_out")
+
+
+class FileDataset(Dataset):
+    """A data set that is prepared from files.
+
+    Attributes:
+        label_count: number of classes that the files name, whether runs use them or not.
+        train_count: images that the published training split has.
+        held_out_count: images that the published held-out split has.
+        download_url: where the files can be fetched; None if nobody may pass them on.
+        download_sha256: their hash.
+        filters: names of resize filters that ``data prepare`` takes, the default first.
+    """
+
+    label_count: ClassVar[int]
+    held_out_count: ClassVar[int]
+    download_url: ClassVar[str | None] = None
+    download_sha256: ClassVar[str | None] = None
+    filters: ClassVar[tuple[str, ...]] = ()
+    flips: ClassVar[bool] = True
+    protocol: ClassVar[str] = "tract"
+    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
+
+    @property
+    def data_name(self) -> str:
+        """Name of the prepared images, which several variants of a data set can share."""
+        return self.name
+
+    def sources(self, path: Path) -> Mapping[str, Source]:
+        """Return the splits that the files at a path hold."""
+        raise NotImplementedError
+
+    def deviation(self, path: Path) -> str | None:
+        """Return how files differ from the published ones, None if they do not or nobody can tell."""
+        return None
+
+    def prepare(
+        self, path: Path, progress: Progress, *, allow_deviation: bool = False, force: bool = False
+    ) -> list[Manifest]:
+        """Convert the files at a path into prepared splits.
+
+        Raises:
+            ConfigError, DamagedFileError: the files are not what they should be.
+        """
+        deviation = self.deviation(path)
+        if deviation and not allow_deviation:
+            raise DamagedFileError(f"{path}: {deviation}; fetch it again, or add --allow-deviation")
+        expected = {"train": self.train_count, "held_out": self.held_out_count}
+        return [
+            prepare_split(
+                self.data_name,
+                split,
+                source,
+                self.shape,
+                self.label_count,
+                expected[split],
+                progress,
+                deviation=deviation,
+                allow_deviation=allow_deviation,
+                force=force,
+            )
+            for split, source in self.sources(path).items()
+        ]
+
+    def manifests(self) -> list[Manifest]:
+        """Return the manifests of the prepared splits."""
+        return [found.manifest for split in SPLITS if (found := open_split(self.data_name, split))]
+
+    def verify(self) -> dict[str, bool]:
+        """Read the prepared splits whole; for each, whether it has the hash of its manifest."""
+        return {manifest.split: verify_split(self.data_name, manifest.split) for manifest in self.manifests()}
+
+    def _split(self, split: str) -> Split:
+        found = open_split(self.data_name, split)
+        if found is None:
+            files = "--download" if self.download_url else "PATH"
+            raise ConfigError(
+                f"data set '{self.name}' has no {split} images here; tractbench data prepare {self.name} {files}"
+            )
+        return found
+
+    @cached_property
+    def _train(self) -> Split:
+        return self._split("train")
+
+    @cached_property
+    def train(self) -> Tensor:
+        """Training images ``[N, C, H, W]``, uint8, mapped from disk."""
+        return self._train.images
+
+    @property
+    def train_labels(self) -> Tensor | None:
+        """Classes of the training images ``[N]``, None if runs are not conditional."""
+        return self._train.labels if self.classes else None
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Images that nothing is trained on, ``[N, C, H, W]``, uint8, mapped from disk."""
+        return self._split("held_out").images
+
+    @property
+    def deviates(self) -> str | None:
+        """How the prepared training images differ from the published ones; then no score is one of the data set."""
+        return self._train.manifest.deviation
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the training images' manifest hash; ``data verify`` compares that with the images."""
+        manifest = self._train.manifest
+        return hashlib.sha256(
+            f"{self.data_name} {manifest.count} {manifest.shape} {manifest.sha256}".encode()
+        ).hexdigest()

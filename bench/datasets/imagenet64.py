@@ -1,0 +1,288 @@
+"""ImageNet at 64x64 from files that a user has: its pixels depend on who reduced them, so that is part of the name."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
+from tractbench.datasets.files import FileDataset
+from tractbench.datasets.prepared import Pieces, Source
+from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+
+SIZE = 64
+PIECE = 256
+"""Images read together."""
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+GOOGLE = {"channels": 3, "size": 64, "width": 192, "embedding": 768, "multipliers": (1, 2, 3, 4), "blocks": 3,
+          "attention": (8, 16, 32), "head_width": 64, "classes": 1000, "outputs": 6}  # fmt: skip
+ADM = {"channels": 3, "size": 64, "width": 192, "embedding": 768, "multipliers": (1, 2, 3, 4), "blocks": 3,
+       "attention": (32, 16, 8), "classes": 1000}  # fmt: skip
+TINY = {"channels": 3, "size": 64, "width": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1, "attention": (),
+        "classes": 1000}  # fmt: skip
+
+SOURCES = {
+    "box-bicubic": "full-size images: halved by boxes, then bicubic, then the centre, as ADM and EDM2 do",
+    "lanczos": "full-size images: the central square, then Lanczos, as EDM does",
+    "area": "full-size images: the central square, then area means, as Google does, here rounded to 8 bits",
+    "crop": "full-size images: the central 64 pixels without any resize, as the TRACT release does",
+    "npz": "the npz batches of downsampled ImageNet (Chrabaszcz et al. 2017), box filter",
+    "zip": "a zip of 64x64 PNGs with dataset.json, as EDM's tools write it; the filter is its maker's",
+}
+"""Where pixels can come from, the default first."""
+
+
+class ImageNet64(FileDataset):
+    """1,281,167 training images of 1,000 classes at 64x64; ``imagenet64:SOURCE`` says who reduced them."""
+
+    name: ClassVar[str] = "imagenet64"
+    summary: ClassVar[str] = f"ImageNet at 64x64, 1,000 classes; imagenet64:SOURCE for pixels by {', '.join(SOURCES)}"
+    shape: ClassVar[tuple[int, int, int]] = (3, SIZE, SIZE)
+    classes: ClassVar[int] = 1000
+    label_count: ClassVar[int] = 1000
+    train_count: ClassVar[int] = 1_281_167
+    held_out_count: ClassVar[int] = 50_000
+    teachers: ClassVar[Mapping[str, str]] = {"vp": "google-imagenet64", "ve": "edm-imagenet64-adm"}
+    networks: ClassVar[Mapping[str, NetworkPreset]] = {
+        "unet": NetworkPreset("google_unet", GOOGLE, "both"),
+        "adm": NetworkPreset("dhariwal_unet", ADM, "edm"),
+        "tiny": NetworkPreset("google_unet", {**TINY, "outputs": 6}, "both"),
+        "tiny-edm": NetworkPreset("dhariwal_unet", TINY, "edm"),
+    }
+    recipes: ClassVar[Mapping[str, TeacherRecipe]] = {
+        "vp-smoke": TeacherRecipe("tiny", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9),
+        "ve-smoke": TeacherRecipe("tiny-edm", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9, loss="edm"),
+    }
+    tiers: ClassVar[Mapping[str, Settings]] = {
+        "paper": {"budget": 96 << 20, "batch": 256, "mu_i": 0.99995, "samples": 50_000, "chunk": 250,
+                  "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
+        "reduced": {"budget": 3 << 20, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 250},
+        "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8,
+                  "vp": {"teacher": "imagenet64-vp-smoke"}, "ve": {"teacher": "imagenet64-ve-smoke"}},
+    }  # fmt: skip
+
+    def __init__(self, argument: str | None = None) -> None:
+        self.source = argument or next(iter(SOURCES))
+        if self.source not in SOURCES:
+            raise ConfigError(f"imagenet64:{argument}: no such source of pixels{nearest_name(self.source, SOURCES)}")
+        if argument and argument != next(iter(SOURCES)):
+            self.name = f"imagenet64:{argument}"  # type: ignore[misc]
+
+    @property
+    def data_name(self) -> str:
+        """The source of the pixels is part of the name of the prepared images."""
+        return f"imagenet64:{self.source}"
+
+    def sources(self, path: Path) -> Mapping[str, Source]:
+        """Return the splits at a path: a folder of npz batches, a zip, or a folder of classes (under train and val)."""
+        if not path.exists():
+            raise ConfigError(f"no file or folder {path}; give {SOURCES[self.source]}")
+        found = {"npz": _npz_sources, "zip": _zip_sources}.get(self.source, self._folder_sources)(path)
+        if not found:
+            raise ConfigError(f"{path} holds nothing for {self.data_name}: {SOURCES[self.source]}")
+        return found
+
+    def _folder_sources(self, path: Path) -> dict[str, Source]:
+        reduce = FILTERS[self.source]
+        folders = {"train": path / "train", "held_out": path / "val"}
+        if not folders["train"].is_dir():
+            folders = {"train": path}
+        found = {split: (folder, _class_files(folder)) for split, folder in folders.items() if folder.is_dir()}
+        return {
+            split: _folder_source(folder, files, self.source, reduce)
+            for split, (folder, files) in found.items()
+            if files
+        }
+
+
+# npz batches of downsampled ImageNet
+
+
+def _npz_sources(path: Path) -> dict[str, Source]:
+    train = sorted(path.glob("train_data_batch_*.npz"), key=lambda p: int(p.stem.rpartition("_")[2]))
+    splits = {"train": train, "held_out": sorted(path.glob("val_data.npz"))}
+    return {split: _npz_source(files) for split, files in splits.items() if files}
+
+
+def _npz_source(files: list[Path]) -> Source:
+    def read(start: int) -> Pieces:
+        seen = 0
+        for file in files:
+            labels = _npz_labels(file)
+            if seen + len(labels) > start:
+                yield from _npz_images(file, labels, max(0, start - seen))
+            seen += len(labels)
+
+    counts = [len(_npz_labels(file)) for file in files]
+    return Source("downsampled ImageNet npz batches, box filter", sum(counts), read, _stamp(files))
+
+
+def _npz_labels(file: Path) -> NDArray[np.int32]:
+    """Return a batch's labels, from 0; the files count from 1."""
+    try:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
+            return np.asarray(arrays["labels"]).astype(np.int32).reshape(-1) - 1
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({error}); fetch it again") from error
+
+
+def _npz_images(file: Path, labels: NDArray[np.int32], first: int) -> Pieces:
+    """Yield a batch's images piece by piece; the file is never held whole."""
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open("data.npy") as member:
+            shape, fortran, dtype = _npy_header(member)
+            if fortran or dtype != np.uint8 or shape != (len(labels), 3 * SIZE * SIZE):
+                raise ValueError(f"data is {shape} {dtype}, not ({len(labels)}, {3 * SIZE * SIZE}) uint8")
+            member.seek(first * shape[1], io.SEEK_CUR)
+            for low in range(first, len(labels), PIECE):
+                high = min(low + PIECE, len(labels))
+                raw = member.read((high - low) * shape[1])
+                yield np.frombuffer(raw, np.uint8).reshape(-1, 3, SIZE, SIZE), labels[low:high]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({error}); fetch it again") from error
+
+
+def _npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    major = np.lib.format.read_magic(member)[0]
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    return shape, fortran, dtype
+
+
+# EDM's zip
+
+
+def _zip_sources(path: Path) -> dict[str, Source]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.lower().endswith(".png"))
+            listed = json.loads(archive.read("dataset.json"))["labels"]
+            labels = {str(name): int(label) for name, label in listed}
+            missing = [name for name in names if name not in labels]
+            if missing:
+                raise ValueError(f"dataset.json has no label of {missing[0]}")
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = "dataset.json has no labels" if isinstance(error, TypeError) else str(error)
+        raise DamagedFileError(f"{path} is not a zip of PNGs with dataset.json ({reason})") from error
+
+    def read(start: int) -> Pieces:
+        with zipfile.ZipFile(path) as archive:
+            for low in range(start, len(names), PIECE):
+                piece = names[low : low + PIECE]
+                images = [_decode(archive.read(name), f"{path}:{name}") for name in piece]
+                yield _stack(images, piece, path), np.array([labels[name] for name in piece], np.int32)
+
+    return {"train": Source("zip of PNGs, filter of its maker", len(names), read, _stamp([path]))}
+
+
+# Folders of full-size images
+
+
+def _class_files(folder: Path) -> list[tuple[Path, int]]:
+    """Return image files and labels: folders of classes in order of their names."""
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    return [
+        (file, label)
+        for label, entry in enumerate(classes)
+        for file in sorted(entry.iterdir())
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def _folder_source(
+    folder: Path, files: list[tuple[Path, int]], name: str, reduce: Callable[[Image.Image], Image.Image]
+) -> Source:
+    def read(start: int) -> Pieces:
+        for low in range(start, len(files), PIECE // 4):
+            piece = files[low : low + PIECE // 4]
+            images = [_reduced(file, reduce) for file, _ in piece]
+            yield _stack(images, [str(file) for file, _ in piece], folder), np.array([n for _, n in piece], np.int32)
+
+    return Source(f"full-size images, {SOURCES[name]}", len(files), read, f"{folder.resolve()} {len(files)} {name}")
+
+
+def _reduced(file: Path, reduce: Callable[[Image.Image], Image.Image]) -> NDArray[np.uint8]:
+    """Return a full-size image, whatever its colours, as ``[3, 64, 64]``."""
+    try:
+        with Image.open(file) as image:
+            return _channels_first(reduce(image.convert("RGB")))
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise DamagedFileError(f"{file} is not an image ({error}); fetch it again") from error
+
+
+def _square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def box_bicubic(image: Image.Image) -> Image.Image:
+    """Halve by boxes while twice the size or more, bring the shorter side to 64 by bicubic, take the centre."""
+    while min(image.size) >= 2 * SIZE:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = SIZE / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    return image.crop((left, top, left + SIZE, top + SIZE))
+
+
+def lanczos(image: Image.Image) -> Image.Image:
+    """Bring the central square to 64 pixels by Lanczos."""
+    return _square(image).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def area(image: Image.Image) -> Image.Image:
+    """Bring the central square to 64 pixels by means over areas, rounded to 8 bits."""
+    return _square(image).resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
+def crop(image: Image.Image) -> Image.Image:
+    """Take the central 64 pixels; smaller images get black borders."""
+    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    return image.crop((left, top, left + SIZE, top + SIZE))
+
+
+FILTERS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "box-bicubic": box_bicubic, "lanczos": lanczos, "area": area, "crop": crop
+}  # fmt: skip
+
+
+# Shared
+
+
+def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Return a PNG as ``[C, H, W]``; only RGB ones are taken, as anything else is a sign of another data set."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode != "RGB":
+                raise DamagedFileError(f"{name} is {image.mode}, RGB is needed; convert the images first")
+            return _channels_first(image)
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise DamagedFileError(f"{name} is not an image ({error}); fetch it again") from error
+
+
+def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _stack(images: list[NDArray[np.uint8]], names: Any, where: Path) -> NDArray[np.uint8]:
+    for image, name in zip(images, names, strict=True):
+        if image.shape != (3, SIZE, SIZE):
+            raise DamagedFileError(
+                f"{where}: {name} is {image.shape[2]}x{image.shape[1]}, {SIZE}x{SIZE} is needed; resize it first"
+            )
+    return np.stack(images)
+
+
+def _stamp(files: list[Path]) -> str:
+    """Return what changes whenever files do: their names, sizes and times of change."""
+    return " ".join(f"{f.resolve()}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)

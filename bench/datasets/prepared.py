@@ -1,0 +1,278 @@
+"""Images on disk: one memory-mapped uint8 array a split, with a manifest that says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from tractbench.cache import cache_dir
+from tractbench.errors import ConfigError, DamagedFileError, StoreError
+from tractbench.files import write_atomic
+from tractbench.progress import Progress
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int32]]
+"""Images ``[B, C, H, W]`` and their labels ``[B]``."""
+
+Pieces = Generator[Batch, None, None]
+"""Consecutive batches."""
+
+LABEL = np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a split's images come from.
+
+    Attributes:
+        name: what it is, for the manifest: kind of files, and the filter that made the pixels.
+        count: how many images there are; None if that shows only at the end.
+        read: yields the images from a given index on, in pieces.
+        identity: changes whenever the files do; a half-made conversion is only continued from the same files.
+    """
+
+    name: str
+    count: int | None
+    read: Callable[[int], Pieces]
+    identity: str
+
+
+class Manifest(BaseModel):
+    """What a prepared split is.
+
+    Attributes:
+        dataset: data set it belongs to.
+        split: ``train`` or ``held_out``.
+        source: what it was made from.
+        count: number of images.
+        shape: (C, H, W).
+        sha256: of all pixels, then all labels (little-endian int32).
+        deviation: how it differs from the published split; then it never stands for it.
+        made_by: version of this package.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    split: str
+    source: str
+    count: int
+    shape: tuple[int, int, int]
+    sha256: str
+    deviation: str | None = None
+    made_by: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A prepared split: images ``[N, C, H, W]`` uint8 and labels ``[N]`` int64, mapped from their file, not read."""
+
+    manifest: Manifest
+    images: Tensor
+    labels: Tensor
+
+
+def folder_of(dataset: str) -> Path:
+    """Return the folder of a prepared data set."""
+    return cache_dir() / "data" / dataset.replace(":", "-")
+
+
+def _paths(dataset: str, split: str) -> tuple[Path, Path, Path]:
+    folder = folder_of(dataset)
+    return folder / f"{split}.json", folder / f"{split}.pixels", folder / f"{split}.labels"
+
+
+def open_split(dataset: str, split: str) -> Split | None:
+    """Open a prepared split without reading it; None if it is not there.
+
+    Raises:
+        DamagedFileError: the manifest cannot be read or the files have another size than it says.
+    """
+    manifest_path, pixels, labels = _paths(dataset, split)
+    if not manifest_path.exists():
+        return None
+    remedy = f"prepare it again: tractbench data prepare {dataset} PATH --force"
+    try:
+        manifest = Manifest.model_validate_json(manifest_path.read_text(encoding="utf-8"))
+        sizes = pixels.stat().st_size, labels.stat().st_size
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DamagedFileError(f"{manifest_path} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
+    shape = (manifest.count, *manifest.shape)
+    if sizes != (int(np.prod(shape)), manifest.count * LABEL.itemsize):
+        raise DamagedFileError(f"{pixels} is not of {manifest.count:,} images; {remedy}")
+    mapped = np.memmap(pixels, np.uint8, "c", shape=shape)  # copy on write: nobody writes, and torch asks for writable
+    held = np.fromfile(labels, LABEL).astype(np.int64)
+    return Split(manifest, torch.from_numpy(mapped), torch.from_numpy(held))
+
+
+def prepare_split(
+    dataset: str,
+    split: str,
+    source: Source,
+    shape: tuple[int, int, int],
+    classes: int,
+    expected: int,
+    progress: Progress,
+    *,
+    deviation: str | None = None,
+    allow_deviation: bool = False,
+    force: bool = False,
+) -> Manifest:
+    """Convert a source into a prepared split; an interrupted conversion goes on where it stopped.
+
+    The manifest is written last: before that there is no split.
+
+    Args:
+        dataset: the data set's name.
+        split: ``train`` or ``held_out``.
+        source: where the images come from.
+        shape: (C, H, W) that every image must have.
+        classes: labels are below this.
+        expected: how many images the published split has.
+        progress: draws the bar.
+        deviation: how the files differ from the published ones.
+        allow_deviation: take another number of images; the manifest says so.
+        force: make it again although it is there.
+
+    Raises:
+        ConfigError: another number of images, without ``allow_deviation``.
+        DamagedFileError: images of another shape, labels out of range.
+        StoreError: the cache cannot be written, or another process prepares the same split.
+    """
+    manifest_path, pixels, labels = _paths(dataset, split)
+    if not force and (found := open_split(dataset, split)):
+        return found.manifest
+    _check_count(dataset, split, source.count, expected, allow_deviation)
+    try:
+        pixels.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(pixels.parent / f".{split}.lock", timeout=0):
+            manifest_path.unlink(missing_ok=True)
+            count = _convert(pixels, labels, source, shape, classes, f"preparing {dataset} {split}", progress)
+            wrong_count = _check_count(dataset, split, count, expected, allow_deviation)
+            manifest = Manifest(
+                dataset=dataset,
+                split=split,
+                source=source.name,
+                count=count,
+                shape=shape,
+                sha256=_digest(_part(pixels), _part(labels)),
+                deviation="; ".join(filter(None, (deviation, wrong_count))) or None,
+                made_by=version("tractbench"),
+            )
+            _part(pixels).replace(pixels)
+            _part(labels).replace(labels)
+            write_atomic(manifest_path, manifest.model_dump_json(indent=2) + "\n")
+            _part(manifest_path).unlink(missing_ok=True)
+    except Timeout as error:
+        raise StoreError(f"{pixels.parent} is being prepared by another process; wait for it") from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {pixels.parent}: {error.strerror or error}; set TRACTBENCH_CACHE to a folder with room"
+        ) from error
+    return manifest
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _check_count(dataset: str, split: str, count: int | None, expected: int, allow: bool) -> str | None:
+    """Return how the number of images deviates from the published one, None if it does not."""
+    if count in (None, expected):
+        return None
+    deviation = f"{count:,} images instead of {expected:,}"
+    if not allow:
+        raise ConfigError(
+            f"{dataset} {split}: {deviation}; complete the files, or add --allow-deviation for data that never "
+            "stand for the published set"
+        )
+    return deviation
+
+
+def _convert(
+    pixels: Path,
+    labels: Path,
+    source: Source,
+    shape: tuple[int, int, int],
+    classes: int,
+    description: str,
+    progress: Progress,
+) -> int:
+    """Append a source's images to the half-made files, from the first that is missing; return their number."""
+    state, part, label_part = _part(pixels.with_suffix(".json")), _part(pixels), _part(labels)
+    size = int(np.prod(shape))
+    done = 0
+    if part.exists() and label_part.exists() and state.exists() and _identity(state) == source.identity:
+        done = min(part.stat().st_size // size, label_part.stat().st_size // LABEL.itemsize)
+    else:
+        write_atomic(state, json.dumps({"identity": source.identity}))
+        part.write_bytes(b"")
+        label_part.write_bytes(b"")
+    with part.open("r+b") as image_file, label_part.open("r+b") as label_file:
+        image_file.truncate(done * size)
+        label_file.truncate(done * LABEL.itemsize)
+        image_file.seek(0, os.SEEK_END)
+        label_file.seek(0, os.SEEK_END)
+        with (
+            progress.task(description, source.count or 0, "image", done) as task,
+            closing(source.read(done)) as pieces,
+        ):
+            for images, classes_of in pieces:
+                if images.shape[1:] != shape or images.dtype != np.uint8:
+                    raise DamagedFileError(
+                        f"{source.name}: image {done} is {images.shape[1:]} {images.dtype}, {shape} uint8 is needed"
+                    )
+                wrong = np.flatnonzero((classes_of < 0) | (classes_of >= classes))
+                if len(wrong):
+                    index = done + int(wrong[0])
+                    raise DamagedFileError(
+                        f"{source.name}: image {index} has label {classes_of[wrong[0]]}, labels are 0 to {classes - 1}"
+                    )
+                image_file.write(np.ascontiguousarray(images).tobytes())
+                label_file.write(classes_of.astype(LABEL).tobytes())
+                done += len(images)
+                task.advance(len(images))
+        for file in (image_file, label_file):
+            file.flush()
+            os.fsync(file.fileno())
+    return done
+
+
+def _identity(state: Path) -> object:
+    try:
+        return json.loads(state.read_text(encoding="utf-8")).get("identity")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 22):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def verify_split(dataset: str, split: str) -> bool:
+    """Read a prepared split whole and return whether it has the hash of its manifest.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    found = open_split(dataset, split)
+    if found is None:
+        raise ConfigError(f"{dataset} {split} is not prepared; tractbench data prepare {dataset} PATH")
+    return _digest(*_paths(dataset, split)[1:]) == found.manifest.sha256

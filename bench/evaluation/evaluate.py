@@ -1,0 +1,205 @@
+"""Scores of a set of samples under a protocol, with the manifest that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tractbench.datasets.base import Dataset
+from tractbench.datasets.files import FileDataset
+from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+from tractbench.evaluation.fidelity import FROM_FEATURES, check_count
+from tractbench.evaluation.images import SampleSet, format_shape
+from tractbench.evaluation.manifest import Manifest, versions
+from tractbench.evaluation.metrics import make_scorer
+from tractbench.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
+from tractbench.evaluation.reference import regrouped
+from tractbench.progress import Progress, Task
+
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one set of samples scores under one protocol.
+
+    Attributes:
+        scores: every metric, the protocol's first one first, for each set of samples.
+        quoted: the number that a table quotes, of the first metric.
+        manifest: what the scores depend on.
+    """
+
+    scores: dict[str, tuple[float, ...]]
+    quoted: float
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How samples are evaluated.
+
+    Attributes:
+        samples: images in one set instead of the protocol's number.
+        metrics: which metrics instead of all that the protocol has and the reference allows.
+        weights: Inception weights instead of the published ones.
+        statistics: npz file of reference statistics instead of the training images'.
+        allow_deviation: score samples whose number or size is not the protocol's, and say so in the manifest.
+        device: where the Inception network runs.
+        labels: how the samples' classes were chosen.
+        seeds: their sampling seeds.
+    """
+
+    samples: int | None = None
+    metrics: tuple[str, ...] | None = None
+    weights: Path | None = None
+    statistics: Path | None = None
+    allow_deviation: bool = False
+    device: str = "cpu"
+    labels: str = "unknown"
+    seeds: tuple[int, ...] = ()
+
+
+def protocols_of(dataset: Dataset, name: str | None) -> tuple[Protocol, ...]:
+    """Return the protocol of a name, the data set's own for None, or every one that fits it for ``all``."""
+    own = load_protocol(dataset.protocol)
+    if name != "all":
+        return (load_protocol(name) if name else own,)
+    return tuple(p for p in PROTOCOLS.values() if p.inception) if own.inception else (own,)
+
+
+def evaluate(
+    samples: SampleSet, dataset: Dataset, protocol: Protocol, settings: Settings, progress: Progress
+) -> Evaluation:
+    """Score samples under a protocol; sets of the protocol's size are scored apart.
+
+    Raises:
+        ConfigError: the samples are not what the protocol takes, or too few for a metric.
+        DamagedFileError: a file cannot be read.
+    """
+    protocol = _chosen_metrics(protocol, settings)
+    size, sets, deviations = _plan(samples, dataset, protocol, settings)
+    if protocol.inception:
+        check_count(protocol.metrics, size, "samples")
+    scorer = make_scorer(
+        dataset,
+        protocol,
+        CHUNK,
+        size,
+        device=settings.device,
+        progress=progress,
+        weights=settings.weights,
+        statistics=settings.statistics,
+    )
+    scorer.prepare()
+    per_set: list[dict[str, float]] = []
+    first = scorer.protocol.metrics[0]
+    with progress.task(f"scoring, protocol {protocol.name}", size * sets, "image") as task:
+        rows = _Rows(samples, dataset, protocol, task)
+        for index in range(sets):
+            per_set.append(scorer.score(regrouped(rows.take(size), CHUNK)))
+            task.advance(0, f"set {index + 1}  {first} {per_set[-1][first]:.4g}")
+    scores = {name: tuple(found[name] for found in per_set) for name in scorer.protocol.metrics}
+    manifest = Manifest(
+        protocol=protocol.name,
+        dataset=dataset.name,
+        resize=protocol.resize,
+        quantise=protocol.quantise if samples.floats else "given",
+        reported=protocol.reported,
+        basis=scorer.basis,
+        images=rows.digest.hexdigest(),
+        source=samples.source,
+        samples=size,
+        sets=sets,
+        protocol_sets=protocol.seeds,
+        labels=settings.labels,
+        seeds=settings.seeds,
+        versions=versions(),
+        deviations=deviations,
+    )
+    return Evaluation(scores, protocol.quoted(scores[first]), manifest)
+
+
+def _chosen_metrics(protocol: Protocol, settings: Settings) -> Protocol:
+    """Return the protocol with the metrics that the user wants, or all that imported statistics allow."""
+    metrics = protocol.metrics
+    if settings.metrics is None and settings.statistics is not None:
+        metrics = tuple(name for name in metrics if name not in FROM_FEATURES)
+    if settings.metrics is not None:
+        for name in settings.metrics:
+            if name not in metrics:
+                raise ConfigError(f"protocol '{protocol.name}' has no metric {name!r}{nearest_name(name, metrics)}")
+        metrics = tuple(name for name in metrics if name in settings.metrics)
+    if not metrics:
+        raise ConfigError(f"no metric given; protocol '{protocol.name}' has {', '.join(protocol.metrics)}")
+    return protocol.model_copy(update={"metrics": metrics})
+
+
+def _plan(
+    samples: SampleSet, dataset: Dataset, protocol: Protocol, settings: Settings
+) -> tuple[int, int, tuple[str, ...]]:
+    """Return the images in a set, the number of sets, and what deviates from the protocol."""
+    deviations: list[str] = []
+    data = [dataset.deviates] if isinstance(dataset, FileDataset) and dataset.deviates else []
+    count, expected = samples.count, settings.samples or protocol.samples or samples.count
+    if count == 0:
+        raise ConfigError(f"{samples.source} holds no sample; give at least one set of them")
+    if samples.shape[0] != dataset.shape[0] or (samples.shape != dataset.shape and not protocol.inception):
+        raise ConfigError(
+            f"{samples.source} holds {format_shape(samples.shape)} images, {dataset.name} has "
+            f"{format_shape(dataset.shape)}; save them so, or choose another --dataset"
+        )
+    if samples.shape != dataset.shape:
+        deviations.append(f"images are {format_shape(samples.shape)}, {dataset.name} has {format_shape(dataset.shape)}")
+    if protocol.samples and expected != protocol.samples:
+        deviations.append(f"{expected:,} samples in a set instead of {protocol.samples:,}")
+    if count < expected:
+        deviations.append(f"{count:,} samples instead of {expected:,}")
+        expected = count
+    sets = min(count // expected, protocol.seeds or 1)
+    if left := count - sets * expected:
+        deviations.append(f"the last {left:,} of {count:,} samples are left out")
+    if deviations and not settings.allow_deviation:
+        raise ConfigError(
+            f"{samples.source} is not what protocol '{protocol.name}' takes: {'; '.join(deviations)}; give what it "
+            "takes, or add --allow-deviation to score it and say so"
+        )
+    deviations += [f"{dataset.name} itself: {deviation}" for deviation in data]
+    return expected, sets, tuple(deviations)
+
+
+class _Rows:
+    """Samples as grey levels, taken in exact numbers and hashed on the way."""
+
+    def __init__(self, samples: SampleSet, dataset: Dataset, protocol: Protocol, task: Task) -> None:
+        self._samples, self._dataset, self._protocol, self._task = samples, dataset, protocol, task
+        self._batches = samples.read()
+        self._rest = torch.empty((0, *samples.shape), dtype=torch.uint8)
+        self.digest = hashlib.sha256(f"{samples.shape}".encode())
+
+    def take(self, count: int) -> Iterator[Tensor]:
+        """Yield the next ``count`` images, in pieces."""
+        while count:
+            if not len(self._rest):
+                self._rest = self._next()
+            piece, self._rest = self._rest[:count], self._rest[count:]
+            count -= len(piece)
+            self.digest.update(piece.contiguous().numpy().tobytes())
+            yield piece
+            self._task.advance(len(piece))
+
+    def _next(self) -> Tensor:
+        batch = next(self._batches, None)
+        if batch is None:
+            raise DamagedFileError(f"{self._samples.source} holds fewer samples than it says; make or fetch it again")
+        grey = self._protocol.quantised(batch, self._dataset) if self._samples.floats else batch
+        if int(grey.max()) >= self._dataset.levels:
+            raise ConfigError(
+                f"{self._samples.source} has grey level {int(grey.max())}, {self._dataset.name} ends at "
+                f"{self._dataset.levels - 1}; save its own levels, or floats in [-1, 1]"
+            )
+        return grey

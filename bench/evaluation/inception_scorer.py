@@ -1,0 +1,169 @@
+"""Scores by Inception features: one pass over the samples gives every metric of the protocol.
+
+``fid`` is the Frechet distance to the reference; ``fid_infinity`` its extrapolation to infinitely many samples; ``kid``
+the unbiased kernel distance; ``precision`` and ``recall`` are shares of samples and of training images within the
+other's manifold; ``inception_score`` needs no reference. With other weights than the published ones none of them is
+what it is called: they are then named ``fd_unverified`` and so on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tractbench.config import canonical
+from tractbench.datasets.base import Dataset
+from tractbench.errors import ConfigError
+from tractbench.evaluation.fidelity import (
+    FROM_FEATURES,
+    check_count,
+    fid_infinity,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from tractbench.evaluation.frechet import RunningMoments, frechet_distance
+from tractbench.evaluation.inception import DIMENSIONS, Inception, Weights
+from tractbench.evaluation.manifest import Basis
+from tractbench.evaluation.protocols import Protocol
+from tractbench.evaluation.reference import (
+    BATCH,
+    VERSION,
+    Network,
+    Reference,
+    dataset_reference,
+    import_reference,
+    regrouped,
+)
+from tractbench.files import file_sha256
+from tractbench.progress import Progress
+
+
+def unverified_name(metric: str) -> str:
+    """Return what a metric is called that was not computed with the published weights."""
+    return f"{metric.replace('fid', 'fd', 1) if metric.startswith('fid') else metric}_unverified"
+
+
+class InceptionScorer:
+    """Scores images against a data set's training images by Inception features.
+
+    Weights are fetched and statistics computed when the first score asks for them.
+
+    Args:
+        dataset: the data, RGB with 256 grey levels.
+        protocol: an Inception protocol; its metrics are what is computed.
+        weights: of the network.
+        device: where the network runs.
+        progress: draws downloads and the pass over the training images.
+        statistics: npz file to compare with instead of the training images.
+
+    Raises:
+        ConfigError: the data set is of another kind, or the metrics need features that the file does not have.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        protocol: Protocol,
+        weights: Weights,
+        *,
+        device: str = "cpu",
+        progress: Progress | None = None,
+        statistics: Path | None = None,
+    ) -> None:
+        if dataset.shape[0] != 3 or dataset.levels != 256:
+            raise ConfigError(
+                f"protocol '{protocol.name}' needs RGB images of 256 grey levels; '{dataset.name}' has "
+                f"{dataset.shape[0]} channels of {dataset.levels}; use --protocol {dataset.protocol}"
+            )
+        self._metrics = protocol.metrics
+        lacking = [name for name in self._metrics if name in FROM_FEATURES]
+        if statistics is not None and lacking:
+            rest = ",".join(name for name in self._metrics if name not in FROM_FEATURES)
+            raise ConfigError(
+                f"{lacking[0]} needs the reference's features, {statistics} has only their mean and covariance; "
+                f"leave it out: --metrics {rest or 'fid'}"
+            )
+        self._imported = None if statistics is None else import_reference(statistics)
+        names = self._metrics if weights.verified else tuple(map(unverified_name, self._metrics))
+        self.protocol = protocol.model_copy(update={"metrics": names})
+        self.floors: dict[str, float] = {}
+        self._dataset, self._weights = dataset, weights
+        self._device, self._progress = device, progress or Progress()
+        reference = dataset.fingerprint if statistics is None else file_sha256(statistics)
+        parts = [VERSION, reference, self.protocol.key, weights.sha256]
+        self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    @cached_property
+    def network(self) -> Network:
+        """The Inception network."""
+        return Inception(self._weights, self._device, self._progress)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What samples are compared with."""
+        if self._imported is not None:
+            return self._imported
+        resize, sha256 = self.protocol.resize, self._weights.sha256
+        return dataset_reference(self._dataset, resize, sha256, self.network, self._progress)
+
+    @property
+    def basis(self) -> Basis:
+        """What the scores depend on besides the samples."""
+        return Basis(
+            weights={"inception": self._weights.sha256},
+            verified=self._weights.verified,
+            statistics=self.reference.source,
+            reference_images=self.reference.images,
+            reference_hash=self.reference_hash,
+        )
+
+    def prepare(self) -> None:
+        """Fetch weights and compute the reference statistics now, with progress bars."""
+        _ = self.network, self.reference
+
+    def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        """Score images ``[B, 3, H, W]`` uint8; features are held only if a metric beside ``fid`` needs them.
+
+        Raises:
+            ConfigError: a metric needs more samples or a larger reference.
+        """
+        reference = self.reference
+        hold_pool = bool({"fid_infinity", *FROM_FEATURES} & set(self._metrics))
+        hold_logits = "inception_score" in self._metrics
+        sums = RunningMoments(DIMENSIONS)
+        pools: list[Tensor] = []
+        logits: list[Tensor] = []
+        for batch in regrouped(batches, BATCH):
+            features = self.network(batch, self.protocol.resize)
+            sums.add(features.pool)
+            if hold_pool:
+                pools.append(features.pool)
+            if hold_logits:
+                logits.append(features.logits)
+        scores: dict[str, float] = {}
+        if "fid" in self._metrics:
+            scores["fid"] = frechet_distance(sums.gaussian(), reference.gaussian)
+        if hold_pool:
+            scores |= self._from_features(torch.cat(pools), reference)
+        if hold_logits:
+            scores["inception_score"] = inception_score(torch.cat(logits))
+        return {shown: scores[name] for shown, name in zip(self.protocol.metrics, self._metrics, strict=True)}
+
+    def _from_features(self, features: Tensor, reference: Reference) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        if "fid_infinity" in self._metrics:
+            scores["fid_infinity"] = fid_infinity(features, reference.gaussian)
+        if reference.features is not None:
+            wanted = tuple(name for name in self._metrics if name in FROM_FEATURES)
+            check_count(wanted, len(reference.features), "reference images")
+            if "kid" in wanted:
+                scores["kid"] = kernel_distance(features, reference.features)
+            if {"precision", "recall"} & set(wanted):
+                scores["precision"], scores["recall"] = precision_recall(features, reference.features)
+        return scores

@@ -1,0 +1,171 @@
+"""Reference statistics: of a data set's training images, computed once and kept, or imported from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tractbench.cache import cache_dir
+from tractbench.config import canonical
+from tractbench.datasets.base import Dataset
+from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.evaluation.frechet import Gaussian, RunningMoments
+from tractbench.evaluation.inception import DIMENSIONS, Features
+from tractbench.files import file_sha256, write_atomic
+from tractbench.progress import Progress
+
+BATCH = 50
+"""Images that the network always runs on together, whatever comes."""
+
+KEPT = 50_000
+"""Reference images whose features are kept, evenly spaced, for the metrics that compare single images."""
+
+VERSION = 1
+"""Raised whenever a change alters features or statistics."""
+
+
+class Network(Protocol):
+    """What the scores need of a feature network."""
+
+    def __call__(self, images: Tensor, resize: str) -> Features:
+        """Return features of uint8 images ``[B, 3, H, W]``."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with.
+
+    Attributes:
+        gaussian: mean and covariance of the features, with their root.
+        features: features of at most 50,000 of the images, float32, mapped from their file; None if imported.
+        images: number of images, None if the file does not say.
+        source: where the statistics come from, for captions.
+    """
+
+    gaussian: Gaussian
+    features: Tensor | None
+    images: int | None
+    source: str
+
+
+def regrouped(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield the same rows in batches of exactly ``size``, the last one excepted."""
+    held: list[Tensor] = []
+    rows = 0
+    for batch in batches:
+        for piece in torch.split(batch, size):
+            held.append(piece)
+            rows += len(piece)
+            if rows >= size:
+                whole = torch.cat(held)
+                yield whole[:size]
+                held, rows = [whole[size:]], rows - size
+    if rows:
+        yield torch.cat(held)
+
+
+def statistics_key(dataset: Dataset, resize: str, weights_sha256: str) -> str:
+    """Return the sha256 of all that decides the statistics of a data set's training images."""
+    parts = [VERSION, dataset.fingerprint, len(dataset.train), resize, weights_sha256]
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+
+def dataset_reference(dataset: Dataset, resize: str, sha256: str, network: Network, progress: Progress) -> Reference:
+    """Return the statistics of a data set's training images; they are computed once and kept in the cache.
+
+    Args:
+        dataset: its ``train`` is read in pieces, never whole.
+        resize: how images reach the network's size.
+        sha256: hash of the network's weights.
+        network: extracts features.
+        progress: draws the bar.
+
+    Raises:
+        DamagedFileError: the cached file cannot be read.
+    """
+    key = statistics_key(dataset, resize, sha256)
+    path = cache_dir() / "statistics" / f"{key}.npz"
+    features = path.with_suffix(".features.npy")
+    if not (path.exists() and features.exists()):
+        _compute(dataset, resize, network, progress, path, features)
+    values = _read(path, ("mu", "sigma", "root"), "delete it, it is only a cache")
+    try:
+        rows = torch.from_numpy(np.load(features, mmap_mode="c"))
+    except (OSError, ValueError, EOFError) as error:
+        raise DamagedFileError(f"{features} is damaged; delete it, it is only a cache") from error
+    return Reference(
+        Gaussian(values["mu"], values["sigma"], values["root"]),
+        rows,
+        len(dataset.train),
+        f"computed from the {len(dataset.train):,} training images of {dataset.name}",
+    )
+
+
+def _compute(dataset: Dataset, resize: str, network: Network, progress: Progress, path: Path, features: Path) -> None:
+    count = len(dataset.train)
+    kept = np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))
+    sums = RunningMoments(DIMENSIONS)
+
+    def write_features(file: Path) -> None:
+        rows = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(len(kept), DIMENSIONS))
+        with progress.task("reference statistics", count, "image") as task:
+            for first in range(0, count, BATCH):
+                images = dataset.train[first : first + BATCH]
+                pool = network(images, resize).pool
+                sums.add(pool)
+                low, high = np.searchsorted(kept, [first, first + len(images)])
+                rows[low:high] = pool[kept[low:high] - first].numpy()
+                task.advance(len(images))
+        rows.flush()
+
+    write_atomic(features, write_features)
+    gaussian = sums.gaussian()
+    mu, sigma, root = (tensor.numpy() for tensor in (gaussian.mean, gaussian.covariance, gaussian.root))
+
+    def write_statistics(file: Path) -> None:
+        with file.open("wb") as handle:
+            np.savez(handle, mu=mu, sigma=sigma, root=root)
+
+    write_atomic(path, write_statistics)
+
+
+def import_reference(path: Path) -> Reference:
+    """Read statistics that others made: an npz file with ``mu`` ``[2048]`` and ``sigma`` ``[2048, 2048]``.
+
+    Raises:
+        ConfigError: there is no such file.
+        DamagedFileError: it holds something else.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no statistics at {path}; give an npz file with mu and sigma")
+    values = _read(path, ("mu", "sigma"), "give an npz file with mu and sigma")
+    mean, covariance = values["mu"], values["sigma"]
+    if mean.shape != (DIMENSIONS,) or covariance.shape != (DIMENSIONS, DIMENSIONS):
+        raise DamagedFileError(
+            f"{path}: mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)} are not of {DIMENSIONS} features; "
+            "give statistics of the Inception network's last pool"
+        )
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise DamagedFileError(f"{path}: mu or sigma is not finite; fetch or make it again")
+    if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
+        raise DamagedFileError(f"{path}: sigma is not symmetric; fetch or make it again")
+    return Reference(Gaussian(mean, covariance), None, None, f"imported from {path.name} {file_sha256(path)}")
+
+
+def _read(path: Path, names: tuple[str, ...], remedy: str) -> dict[str, Tensor]:
+    """Read arrays of an npz file as float64; nothing in it is unpickled."""
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {name: file[name] for name in names}
+        return {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DamagedFileError(f"{path} holds no statistics ({reason}); {remedy}") from error

@@ -1,0 +1,360 @@
+"""The paper's tables as data: rows, cells, ablation axes and claims, read from TOML and validated."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from tractbench.config import Integers
+from tractbench.errors import ConfigError, nearest_name
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+CellRef = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*/[1-9][0-9]*$")]
+Scalar = str | bool | int | float
+Setting = Scalar | list[Scalar]
+Number = Annotated[float, Strict()]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+CellRefs = Annotated[tuple[CellRef, ...], BeforeValidator(_listed)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Published(_Data):
+    """A published figure.
+
+    Attributes:
+        value: the figure.
+        error: one standard deviation, as printed behind ±; None where none is printed.
+        aggregation: which number over sampling seeds it is, as far as its source says.
+        source: a key of the table's sources.
+        budget: whether it was made at the cell's budget.
+        note: what its sources say otherwise.
+    """
+
+    value: Positive
+    error: Positive | None = None
+    aggregation: Literal["mean", "minimum", "unknown"] = "unknown"
+    source: str
+    budget: Literal["same", "other", "unknown"] = "same"
+    note: str = ""
+
+
+class CellData(_Data):
+    """A row's entry at one NFE: its published figure, and a margin and settings of its own where it needs them."""
+
+    nfe: Annotated[int, Strict(), Field(ge=1)]
+    published: Published | None = None
+    settings: dict[str, Setting] = {}
+    margin: Positive | None = None
+    margin_reason: str = ""
+
+
+class Row(_Data):
+    """A row of a table: run settings and the entries made with them; ``parameters`` in millions."""
+
+    id: Id
+    label: str
+    settings: dict[str, Setting]
+    parameters: Positive | None = None
+    note: str = ""
+    cells: tuple[CellData, ...] = Field(alias="cell", min_length=1)
+
+
+class Point(_Data):
+    """A point of an ablation: its place on the axis and its cell (``row/nfe``)."""
+
+    x: Number | str
+    cell: CellRef
+
+
+class Axis(_Data):
+    """An ablation: cells that differ in one setting ``x``, in its order."""
+
+    id: Id
+    title: str
+    x: str
+    points: tuple[Point, ...] = Field(min_length=2)
+    note: str = ""
+
+
+class Claim(_Data):
+    """A claim and how runs test it, always between cells of its own table (``row/nfe``).
+
+    Attributes:
+        test: ``lower``: every cell of ``left`` scores lower than its partner in ``right``; ``lowest``: ``left`` scores
+            lower than every other point of the axis; ``interior``: a point inside the axis (``left``, or any) scores
+            lower than both of its ends; ``ordered``: scores fall along the axis; ``equal``: the logarithm of the ratio
+            of ``left`` to ``right`` lies within +- ``margin``.
+        margin: of ``equal`` only.
+    """
+
+    id: Id
+    text: str
+    test: Literal["lower", "lowest", "interior", "ordered", "equal"]
+    left: CellRefs = ()
+    right: CellRefs = ()
+    axis: str | None = None
+    margin: Positive | None = None
+    margin_reason: str = ""
+    source: str
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Claim:
+        pairs = self.test in ("lower", "equal")
+        if pairs and (not self.left or len(self.left) != len(self.right) or self.axis):
+            raise ValueError(f"test '{self.test}' needs as many cells in left as in right, and no axis")
+        if not pairs and (not self.axis or self.right):
+            raise ValueError(f"test '{self.test}' needs an axis and no right")
+        counts = {"lowest": (1,), "interior": (0, 1), "ordered": (0,), "equal": (1,)}
+        if self.test in counts and len(self.left) not in counts[self.test]:
+            raise ValueError(f"test '{self.test}' takes {' or '.join(map(str, counts[self.test]))} cells in left")
+        if (self.test == "equal") != (self.margin is not None):
+            raise ValueError("a margin belongs to test 'equal', and to no other")
+        if self.margin is not None and not self.margin_reason:
+            raise ValueError("a margin needs a margin_reason")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table.
+
+    Attributes:
+        table: the table's name.
+        ref: ``row/nfe``, as axes and claims name it.
+        row: its row.
+        nfe: network evaluations of an image.
+        metric: the score it quotes.
+        settings: run settings that :func:`tractbench.config.resolve` takes; the training seed is left to the caller.
+        published: the published figure, if there is one.
+        error: one standard deviation of the published figure: as printed, else the table's ``unstated_error``; 0 without
+            a figure.
+        margin: how far from the published figure a score may be that reproduces it.
+    """
+
+    table: str
+    ref: str
+    row: Row
+    nfe: int
+    metric: str
+    settings: Mapping[str, object]
+    published: Published | None
+    error: float
+    margin: float | None
+
+    @property
+    def id(self) -> str:
+        """``table/row/nfe``."""
+        return f"{self.table}/{self.ref}"
+
+    @property
+    def tier(self) -> str:
+        """The evidence tier that its runs have."""
+        return str(self.settings["tier"])
+
+    @property
+    def protocol(self) -> str:
+        """The evaluation protocol that its runs have."""
+        return str(self.settings["protocol"])
+
+
+Comparison = tuple[Cell, Cell]
+"""A claim's smallest part: the first cell scores lower than the second."""
+
+
+class Table(_Data):
+    """One file: cells of one data set, tier, protocol and metric, with their ablations and claims.
+
+    Attributes:
+        name: the file's name without ``.toml``.
+        metric: the score that its figures are.
+        training_seeds: of each cell.
+        margin: how far from a published figure a score may be that reproduces it, with its reason.
+        unstated_error: one standard deviation of figures printed without one, with its reason.
+        settings: run settings of every cell.
+        sources: what the keys of ``source`` stand for.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    tier: str
+    protocol: str
+    metric: str
+    training_seeds: Integers = Field(min_length=1)
+    margin: Positive | None = None
+    margin_reason: str = ""
+    unstated_error: Positive | None = None
+    unstated_error_reason: str = ""
+    settings: dict[str, Setting] = {}
+    sources: dict[str, str] = {}
+    rows: tuple[Row, ...] = Field(alias="row", min_length=1)
+    axes: tuple[Axis, ...] = Field((), alias="axis")
+    claims: tuple[Claim, ...] = Field((), alias="claim")
+
+    @cached_property
+    def cells(self) -> Mapping[str, Cell]:
+        """Every cell by its ``row/nfe``, in the order of the file."""
+        head = {"dataset": self.dataset, "tier": self.tier, "protocol": self.protocol, **self.settings}
+        cells = {}
+        for row in self.rows:
+            for data in row.cells:
+                published = data.published
+                error = (published.error or self.unstated_error) if published else None
+                ref = f"{row.id}/{data.nfe}"
+                cells[ref] = Cell(
+                    table=self.name,
+                    ref=ref,
+                    row=row,
+                    nfe=data.nfe,
+                    metric=self.metric,
+                    settings={**head, **row.settings, **data.settings, "nfe": data.nfe},
+                    published=published,
+                    error=error or 0.0,
+                    margin=data.margin or self.margin,
+                )
+        return cells
+
+    def alternatives(self, claim: Claim) -> tuple[tuple[Comparison, ...], ...]:
+        """Return what a directional claim says: all the comparisons of at least one alternative hold."""
+        cells = self.cells
+        if claim.test == "lower":
+            return (tuple((cells[a], cells[b]) for a, b in zip(claim.left, claim.right, strict=True)),)
+        points = [cells[point.cell] for axis in self.axes if axis.id == claim.axis for point in axis.points]
+        if claim.test == "ordered":
+            return (tuple((after, before) for before, after in pairwise(points)),)
+        chosen = [cells[ref] for ref in claim.left]
+        if claim.test == "lowest":
+            return (tuple((chosen[0], other) for other in points if other is not chosen[0]),)
+        ends = (points[0], points[-1])
+        return tuple(tuple((inner, end) for end in ends) for inner in chosen or points[1:-1])
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Table:
+        ids = [row.id for row in self.rows] + [claim.id for claim in self.claims]
+        _unique("row and claim", ids)
+        _unique("axis", [axis.id for axis in self.axes])
+        for row in self.rows:
+            _unique(f"row '{row.id}': cell", [str(data.nfe) for data in row.cells])
+        self._check_figures()
+        self._check_references()
+        return self
+
+    def _check_figures(self) -> None:
+        if self.tier == "paper" and not self.metric.startswith("fid"):
+            raise ValueError(f"metric '{self.metric}': tier 'paper' is about FID; give fid")
+        for cell in self.cells.values():
+            if cell.published and cell.margin is None:
+                raise ValueError(f"cell '{cell.ref}': a published figure needs a margin, its own or the table's")
+            if cell.published and not cell.error:
+                raise ValueError(f"cell '{cell.ref}': a figure without an error needs the table's unstated_error")
+        margins = [(self.margin, self.margin_reason, "margin")]
+        margins += [(data.margin, data.margin_reason, "margin") for row in self.rows for data in row.cells]
+        margins += [(self.unstated_error, self.unstated_error_reason, "unstated_error")]
+        for value, reason, key in margins:
+            if value and not reason:
+                raise ValueError(f"{key} {value}: it needs a {key}_reason")
+
+    def _check_references(self) -> None:
+        axes = {axis.id: [point.cell for point in axis.points] for axis in self.axes}
+        for axis, refs in axes.items():
+            _unique(f"axis '{axis}': cell", refs)
+            self._check_cells(f"axis '{axis}'", refs)
+        for cell in self.cells.values():
+            if cell.published:
+                self._check_source(f"cell '{cell.ref}'", cell.published.source)
+        for claim in self.claims:
+            place = f"claim '{claim.id}'"
+            self._check_source(place, claim.source)
+            self._check_cells(place, claim.left + claim.right)
+            if claim.axis is None:
+                continue
+            if claim.axis not in axes:
+                raise ValueError(f"{place}: unknown axis {claim.axis!r}{nearest_name(claim.axis, axes)}")
+            points = axes[claim.axis]
+            if not set(claim.left) <= set(points[1:-1] if claim.test == "interior" else points):
+                raise ValueError(f"{place}: left {claim.left[0]!r} is no {claim.test} point of axis '{claim.axis}'")
+            if claim.test == "interior" and len(points) < 3:
+                raise ValueError(f"{place}: axis '{claim.axis}' has no interior point; give it three points or more")
+
+    def _check_cells(self, place: str, refs: list[str] | tuple[str, ...]) -> None:
+        for ref in refs:
+            if ref not in self.cells:
+                raise ValueError(f"{place}: unknown cell {ref!r}{nearest_name(ref, self.cells)}")
+
+    def _check_source(self, place: str, source: str) -> None:
+        if source not in self.sources:
+            raise ValueError(f"{place}: unknown source {source!r}{nearest_name(source, self.sources)}")
+
+
+def _unique(kind: str, ids: list[str]) -> None:
+    for one in ids:
+        if ids.count(one) > 1:
+            raise ValueError(f"{kind} '{one}' is there twice; rename one")
+
+
+def shipped_tables() -> Path:
+    """Return the folder of the tables that come with the package."""
+    import tractbench.tables
+
+    return Path(tractbench.tables.__path__[0])
+
+
+def load_tables(folder: Path | None = None) -> dict[str, Table]:
+    """Read every ``*.toml`` file of a folder.
+
+    Args:
+        folder: the user's own tables; None means those of the package.
+
+    Returns:
+        The tables by name, in the order of their names.
+
+    Raises:
+        ConfigError: there is none, or one is damaged; the message names the file and the key.
+    """
+    folder = folder or shipped_tables()
+    tables = {path.stem: _read(path) for path in sorted(folder.glob("*.toml"))}
+    if not tables:
+        raise ConfigError(f"no tables in {folder}; name a folder with *.toml files, or leave --tables out")
+    return tables
+
+
+def _read(path: Path) -> Table:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read table {path}: {error.strerror}; mend its permissions or remove it") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"table {path} is not TOML: {error}; mend it") from error
+    try:
+        return Table.model_validate({**data, "name": path.stem})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        value = f" {first['input']!r}" if isinstance(first["input"], Scalar) else ""
+        place = f"{key}{value}: " if key else ""
+        raise ConfigError(f"table {path}: {place}{message[0].lower()}{message[1:]}; mend it") from error
+
+
+def find_table(tables: Mapping[str, Table], name: str) -> Table:
+    """Return a table by its name; a ConfigError names the nearest one."""
+    if name not in tables:
+        raise ConfigError(f"unknown table {name!r}{nearest_name(name, tables)}")
+    return tables[name]

@@ -1,0 +1,211 @@
+"""What a few training seeds can say: intervals, paired tests, equivalence, Holm's correction, seeds still needed.
+
+The unit is the training seed. Scores over sampling seeds of one student are averaged first; their spread says how well
+one student was scored, never how well a method does.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.stats import nct, t
+
+ALPHA = 0.05
+"""Level of every test: 95% intervals against a claim, 90% intervals for equivalence."""
+
+POWER = 0.8
+"""Chance of a decision that further seeds are planned for."""
+
+MAX_SEEDS = 1000
+"""No plan needs more training seeds than this."""
+
+Decision = Literal["reproduced", "contradicted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Scores of a cell.
+
+    Attributes:
+        mean: over training seeds.
+        training: standard deviation of training seeds' means, None for one seed.
+        sampling: root mean square over training seeds of the standard deviation over sampling seeds, None if no
+            training seed has two.
+        n: number of training seeds.
+    """
+
+    mean: float
+    training: float | None
+    sampling: float | None
+    n: int
+
+
+def spread(scores: Mapping[int, Mapping[int, float]]) -> Spread:
+    """Summarise scores by training seed, then sampling seed; the two spreads stay apart."""
+    means = [statistics.fmean(by_sampling.values()) for by_sampling in scores.values()]
+    variances = [statistics.variance(by_sampling.values()) for by_sampling in scores.values() if len(by_sampling) > 1]
+    return Spread(
+        mean=statistics.fmean(means),
+        training=statistics.stdev(means) if len(means) > 1 else None,
+        sampling=math.sqrt(statistics.fmean(variances)) if variances else None,
+        n=len(means),
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a sample minus a reference that has an error of its own.
+
+    Attributes:
+        estimate: the difference.
+        error: its standard error.
+        df: degrees of freedom by Welch and Satterthwaite, the reference's error counting as known.
+    """
+
+    estimate: float
+    error: float
+    df: float
+
+    def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
+        """Return the t interval of the difference."""
+        half = float(t.ppf((1 + level) / 2, self.df)) * self.error
+        return self.estimate - half, self.estimate + half
+
+    def p_below(self, bound: float) -> float:
+        """Return the one-sided p value for a difference below ``bound``."""
+        return float(t.cdf((self.estimate - bound) / self.error, self.df))
+
+    def p_above(self, bound: float) -> float:
+        """Return the one-sided p value for a difference above ``bound``."""
+        return float(t.sf((self.estimate - bound) / self.error, self.df))
+
+
+def difference(values: Sequence[float], reference: float = 0.0, error: float = 0.0) -> Difference | None:
+    """Compare a sample's mean with a reference; without a reference, of paired differences, this is their t test.
+
+    Args:
+        values: one for each training seed.
+        reference: what the mean is compared with.
+        error: one standard deviation of the reference.
+
+    Returns:
+        The difference, or None where the sample has no spread to judge by: one seed, or seeds that all score the same
+        and so are no repetitions.
+    """
+    n = len(values)
+    if n < 2 or max(values) - min(values) <= 1e-12 * max(map(abs, values)):
+        return None
+    own = statistics.variance(values) / n
+    total = own + error**2
+    return Difference(statistics.fmean(values) - reference, math.sqrt(total), total**2 / own**2 * (n - 1))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One-sided p values for a statement and against it."""
+
+    holds: float
+    fails: float
+
+    def decide(self, alpha: float = ALPHA) -> Decision:
+        """Return what the p values say at a level."""
+        if self.holds <= alpha:
+            return "reproduced"
+        return "contradicted" if self.fails <= alpha else "inconclusive"
+
+
+NONE = Evidence(1.0, 1.0)
+"""No evidence either way."""
+
+
+def lower(differences: Difference | None) -> Evidence:
+    """Test that paired differences have a mean below 0, against above 0."""
+    return Evidence(differences.p_below(0.0), differences.p_above(0.0)) if differences else NONE
+
+
+def equivalent(found: Difference | None, margin: float) -> Evidence:
+    """Test that a difference lies within +- ``margin``, against outside of it.
+
+    At level 0.05 it holds when the 90% interval lies inside the margin, and fails when the 95% interval lies wholly
+    outside it (two one-sided tests, Schuirmann 1987).
+    """
+    if found is None:
+        return NONE
+    inside = max(found.p_below(margin), found.p_above(-margin))
+    return Evidence(inside, min(1.0, 2 * min(found.p_above(margin), found.p_below(-margin))))
+
+
+def every(parts: Sequence[Evidence]) -> Evidence:
+    """Test that all statements hold: intersection-union for it, Bonferroni over the parts against it."""
+    return Evidence(max(p.holds for p in parts), min(1.0, len(parts) * min(p.fails for p in parts)))
+
+
+def any_of(parts: Sequence[Evidence]) -> Evidence:
+    """Test that one of the statements holds: Bonferroni over them for it, intersection-union against it."""
+    return Evidence(min(1.0, len(parts) * min(p.holds for p in parts)), max(p.fails for p in parts))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number, in their order (Holm 1979); they control the family-wise error."""
+    adjusted = [0.0] * len(p_values)
+    worst = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+def paired_seeds(mean: float, std: float, alpha: float = ALPHA) -> int | None:
+    """Return how many pairs a one-sided paired t test needs to see a mean difference in its own direction.
+
+    Args:
+        mean: expected mean of the differences, of either sign.
+        std: their standard deviation.
+        alpha: level of the test.
+
+    Returns:
+        The smallest number with power of at least 0.8, None beyond 1,000.
+    """
+
+    def power(n: int) -> float:
+        return float(nct.sf(t.isf(alpha, n - 1), n - 1, abs(mean) / std * math.sqrt(n)))
+
+    return _fewest(power)
+
+
+def equivalence_seeds(found: float, std: float, error: float, margin: float, alpha: float = ALPHA) -> int | None:
+    """Return how many training seeds decide by :func:`equivalent`.
+
+    Args:
+        found: expected difference; within the margin the plan is to show that it is, outside to show that it is not.
+        std: standard deviation over training seeds.
+        error: one standard deviation of the reference, which no number of seeds lowers.
+        margin: the margin.
+        alpha: level of the test.
+
+    Returns:
+        The smallest number with power of at least 0.8 by the noncentral t distribution, None beyond 1,000.
+    """
+
+    def power(n: int) -> float:
+        own = std**2 / n
+        scale = math.sqrt(own + error**2)
+        df = (own + error**2) ** 2 / own**2 * (n - 1)
+        near, far = (margin - abs(found)) / scale, (margin + abs(found)) / scale
+        if near <= 0:
+            return float(nct.sf(t.isf(alpha / 2, df), df, -near))
+        critical = t.isf(alpha, df)
+        return float(nct.sf(critical, df, near) - nct.cdf(critical, df, far))
+
+    return _fewest(power)
+
+
+def _fewest(power: Callable[[int], float]) -> int | None:
+    """Return the smallest number of seeds with enough power, which grows with their number."""
+    n = bisect_left(range(MAX_SEEDS + 1), POWER, lo=2, key=power)
+    return n if n <= MAX_SEEDS else None
