@@ -129,7 +129,8 @@ def _card_path(name: str) -> Path:
     if name.endswith("-smoke"):
         dataset, process, _ = name.rsplit("-", 2)
         raise ConfigError(
-            f"teacher '{name}' is not on this machine; train it with 'tractbench teacher train --dataset {dataset} "
+            f"teacher '{name}' is not on this machine; train it with 'tractbench teacher train --dataset "
+            f"{dataset.replace('-', ':', 1)} "
             f"--process {process} --tier smoke'"
         )
     published = {path.stem for path in PUBLISHED.glob("*.toml")}

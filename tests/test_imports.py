@@ -30,7 +30,7 @@ ROOT = Path(tractbench.__file__).parent
 
 
 def sources():
-    for package in ("tractbench", "tractbench.methods", "tractbench.reports"):
+    for package in ("tractbench", "tractbench.methods", "tractbench.reports", "tractbench.tables"):
         for folder in importlib.import_module(package).__path__:
             for path in sorted(Path(folder).rglob("*.py")):
                 relative = path.relative_to(folder).with_suffix("")

@@ -59,8 +59,7 @@ class CIFAR10(FileDataset):
         "paper": {"budget": 96 << 20, "batch": 256, "mu_i": 0.99997, "samples": 50_000, "chunk": 500,
                   "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
         "reduced": {"budget": 3 << 20, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 500},
-        "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8,
-                  "vp": {"teacher": "cifar10-vp-smoke"}, "ve": {"teacher": "cifar10-ve-smoke"}},
+        "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8},
     }  # fmt: skip
 
     def __init__(self, argument: str | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tractbench.datasets.base import Dataset
+from tractbench.datasets.base import Dataset, Settings
 from tractbench.datasets.prepared import Manifest, Source, Split, open_split, prepare_split, verify_split
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.progress import Progress
@@ -43,6 +43,13 @@ class FileDataset(Dataset):
     def data_name(self) -> str:
         """Name of the prepared images, which several variants of a data set can share."""
         return self.name
+
+    def preset(self, tier: str | None, process: str) -> tuple[str, Settings]:
+        """Return a tier's name and its settings; the smoke tier's teacher is one that is trained on this machine."""
+        tier, settings = super().preset(tier, process)
+        if tier == "smoke":
+            settings = {**settings, "teacher": f"{self.name.replace(':', '-')}-{process}-smoke"}
+        return tier, settings
 
     def sources(self, path: Path) -> Mapping[str, Source]:
         """Return the splits that the files at a path hold."""

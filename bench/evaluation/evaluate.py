@@ -15,6 +15,7 @@ from tractbench.datasets.files import FileDataset
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
 from tractbench.evaluation.fidelity import FROM_FEATURES, check_count
 from tractbench.evaluation.images import SampleSet, format_shape
+from tractbench.evaluation.inception_scorer import check_data
 from tractbench.evaluation.manifest import Manifest, versions
 from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
@@ -81,6 +82,8 @@ def evaluate(
         ConfigError: the samples are not what the protocol takes, or too few for a metric.
         DamagedFileError: a file cannot be read.
     """
+    if protocol.inception:
+        check_data(dataset, protocol)
     protocol = _chosen_metrics(protocol, settings)
     size, sets, deviations = _plan(samples, dataset, protocol, settings)
     if protocol.inception:

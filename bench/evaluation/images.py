@@ -154,7 +154,7 @@ def _open_npz(path: Path) -> SampleSet:
                 if len(content) < length:
                     raise DamagedFileError(f"{path} ends before its {count:,} images; make or fetch it again")
                 batch = np.frombuffer(content, dtype).reshape(rows, height, width, channels).transpose(0, 3, 1, 2)
-                yield torch.from_numpy(np.ascontiguousarray(batch, dtype=dtype.newbyteorder("=")))
+                yield torch.from_numpy(np.array(batch, dtype=dtype.newbyteorder("="), order="C"))
 
     return _array(path, count, (channels, height, width), dtype.kind == "f", read)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tractbench.config import canonical
 from tractbench.datasets.base import Dataset
+from tractbench.datasets.gaussians import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.fidelity import (
     FROM_FEATURES,
@@ -49,6 +50,15 @@ def unverified_name(metric: str) -> str:
     return f"{metric.replace('fid', 'fd', 1) if metric.startswith('fid') else metric}_unverified"
 
 
+def check_data(dataset: Dataset, protocol: Protocol) -> None:
+    """Raise ConfigError if an Inception protocol is not for such data."""
+    if isinstance(dataset, Mixture) or dataset.shape[0] != 3 or dataset.levels != 256:
+        raise ConfigError(
+            f"protocol '{protocol.name}' needs RGB images of 256 grey levels, which '{dataset.name}' has not; "
+            f"use --protocol {dataset.protocol}"
+        )
+
+
 class InceptionScorer:
     """Scores images against a data set's training images by Inception features.
 
@@ -76,11 +86,7 @@ class InceptionScorer:
         progress: Progress | None = None,
         statistics: Path | None = None,
     ) -> None:
-        if dataset.shape[0] != 3 or dataset.levels != 256:
-            raise ConfigError(
-                f"protocol '{protocol.name}' needs RGB images of 256 grey levels; '{dataset.name}' has "
-                f"{dataset.shape[0]} channels of {dataset.levels}; use --protocol {dataset.protocol}"
-            )
+        check_data(dataset, protocol)
         self._metrics = protocol.metrics
         lacking = [name for name in self._metrics if name in FROM_FEATURES]
         if statistics is not None and lacking:

@@ -1,0 +1,89 @@
+"""What a run needs and takes, and what the machine has."""
+
+import pytest
+import torch
+
+from tractbench.config import resolve
+from tractbench.diffusion.denoiser import CountingDenoiser
+from tractbench.diffusion.processes import VE
+from tractbench.diffusion.solvers import sample_ode
+from tractbench.plan import Stage, evaluations, make_plan
+from tractbench.progress import Progress
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def plan(tmp_path, **settings):
+    config, method, dataset = resolve(settings)
+    return config, make_plan(config, method, dataset, tmp_path / "runs", "cpu", Progress())
+
+
+def test_a_run_that_can_start_is_projected_whole(tmp_path):
+    config, made = plan(tmp_path, method="tract", dataset="digits")
+    assert made.ready
+    assert made.parameters == 272_832
+    assert {need.name for need in made.needs} == {"data digits", "teacher digits-vp", "memory", "disk"}
+    images = {stage.name: stage.images for stage in made.stages}
+    assert images == {"teacher in 1024 steps": 512, "training": config.budget, "sampling": 15_000}
+    assert all(0 < stage.hours < 1 for stage in made.stages)
+    ends, sampling = made.stages[0], made.stages[2]
+    assert ends.seconds_per_image == pytest.approx(1024 * sampling.seconds_per_image)
+
+
+def test_what_trains_nothing_has_no_training_stage(tmp_path):
+    _, made = plan(tmp_path, method="ddim", dataset="digits", nfe=4)
+    assert [stage.name for stage in made.stages] == ["teacher in 1024 steps", "sampling"]
+
+
+def test_hours_are_images_times_seconds():
+    assert Stage("x", 7200, 0.5).hours == 1.0
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("ddim", 7), ("heun", 5), ("heun", 1)])
+def test_evaluations_are_what_a_solver_counts(solver, steps):
+    counter = CountingDenoiser(lambda x, t, labels=None: 0 * x)
+    sample_ode(counter, VE(steps), torch.ones(1, 1, 2, 2, dtype=torch.float64), steps, solver=solver)
+    assert evaluations(solver, steps) == counter.evaluations
+
+
+def test_what_is_missing_is_named_with_its_remedy(tractbench, tmp_path):
+    done = tractbench("plan", "--method", "tract", "--dataset", "cifar10", "--nfe", 1, "--tier", "smoke", "--json")
+    assert done.code == 0, done.err
+    assert not done.json["ready"]
+    needs = {need["name"]: need for need in done.json["needs"]}
+    assert "data prepare cifar10 --download" in needs["data cifar10"]["detail"]
+    assert "--tier smoke" in needs["teacher cifar10-vp-smoke"]["detail"]
+    assert str(tmp_path / "cache" / "inception") in needs["Inception weights"]["detail"]
+    assert [need for need in needs if not needs[need]["present"]] == [
+        "data cifar10", "teacher cifar10-vp-smoke", "Inception weights"
+    ]  # fmt: skip
+    stages = {stage["name"]: stage for stage in done.json["stages"]}
+    assert stages["Inception features"]["images"] == 32 + 50_000
+    assert done.json["hours"] == pytest.approx(sum(stage["hours"] for stage in stages.values()))
+    assert not (tmp_path / "cache").exists()  # a plan writes and fetches nothing
+
+
+def test_a_plan_for_reading(tractbench):
+    out = tractbench("plan", "--method", "ddim", "--dataset", "digits", "--quiet").out
+    assert "It could start now." in out
+    assert "hours on one CPU" in out
+    assert tractbench("plan", "--method", "trakt", "--dataset", "digits").code == 2
+
+
+def test_the_doctor_has_a_line_for_everything(tractbench, tmp_path):
+    findings = {f["name"]: f for f in tractbench("doctor", "--json").json}
+    assert {"tractbench", "packages", "processor", "GPUs", "cache", "methods", "data cifar10", "data imagenet64",
+            "teachers", "Inception weights", "results"} <= set(findings)  # fmt: skip
+    assert not findings["data cifar10"]["good"]
+    assert "data prepare cifar10" in findings["data cifar10"]["detail"]
+    assert "tract_edm" in findings["methods"]["detail"]
+    weights = tmp_path / "cache" / "inception" / "weights-inception-2015-12-05-6726825d.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"not they")
+    done = tractbench("doctor")
+    assert done.code == 0
+    assert "damaged" in next(line for line in done.out.splitlines() if "Inception" in line)
+    assert len(done.out.splitlines()) == len(findings)
