@@ -278,3 +278,16 @@ def test_a_set_on_disk_is_opened_by_its_kind(tmp_path, colours):
     on_disk, in_memory = scored(open_samples(tmp_path / "a.pt"), colours), scored(drawn(100)[0], colours)
     assert on_disk.scores == in_memory.scores
     assert on_disk.manifest.images == in_memory.manifest.images
+
+
+def test_a_finished_run_is_scored_again_to_the_same_numbers(tractbench, tmp_path):
+    for method in ("tract", "ddim"):
+        made = tractbench("run", "--method", method, "--dataset", "digits", "--tier", "smoke", "--json", "-q").json
+        again = tractbench("evaluate", made["run_dir"], "--json", "-q")
+        assert again.code == 0, again.err
+        (found,) = again.json["evaluations"]
+        assert found["scores"] == {name: m["per_seed"] for name, m in made["metrics"].items()}
+        assert found["manifest"]["seeds"] == [0, 1, 2]
+    other = tractbench("evaluate", made["run_dir"], "--dataset", "cifar10")
+    assert other.code == 2
+    assert "is of 'digits'" in other.err

@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from tractbench.cli.data import data_app
+from tractbench.cli.evaluate import evaluate
 from tractbench.cli.plan import doctor, plan
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(evaluate)
 app.command()(report)
 app.command(name="list")(list_)
 app.command()(doctor)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     path: Annotated[
-        Path | None, typer.Argument(help="Samples: folder or zip of PNG files, .npz, or .pt of one tensor.")
+        Path | None,
+        typer.Argument(help="Samples: a run's folder, a folder or zip of PNG files, .npz, or .pt of one tensor."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set that the samples imitate. [default: digits]")] = None,
     protocol: Annotated[
@@ -50,6 +51,7 @@ def evaluate(
     Examples:
       tractbench evaluate samples/ --dataset cifar10
       tractbench evaluate samples.npz --dataset cifar10 --protocol all --samples 10000 --allow-deviation
+      tractbench evaluate runs/tract-digits-small-nfe1-seed0-...
       tractbench evaluate --self-check
     """
     from tractbench.evaluation.evaluate import Settings, protocols_of
@@ -58,11 +60,19 @@ def evaluate(
     from tractbench.files import write_atomic
     from tractbench.registry import load_dataset
 
+    where = chosen_device(device)
+    made = None
+    if path is not None and (path / "record.json").is_file():
+        from tractbench.run import run_samples
+
+        made, config = run_samples(path, where, samples)
+        if dataset not in (None, config.dataset):
+            raise ConfigError(f"dataset {dataset!r}: the run in {path} is of '{config.dataset}'; leave it out")
+        dataset, samples = config.dataset, made.count // len(config.sampling_seeds)
     if dataset is None and not self_check:
         raise ConfigError("no dataset given; add --dataset NAME (see 'tractbench list datasets')")
     data = load_dataset(dataset or "digits")
     protocols = protocols_of(data, protocol)
-    where = chosen_device(device)
     if self_check:
         if path is not None or len(protocols) > 1:
             raise ConfigError("--self-check scores real images under one protocol; leave samples and 'all' out")
@@ -82,9 +92,11 @@ def evaluate(
         statistics=statistics,
         allow_deviation=allow_deviation,
         device=where,
+        labels="seeded per image" if made else "unknown",
+        seeds=config.sampling_seeds if made else (),
     )
     with data.computing():
-        found = open_samples(path)
+        found = made or open_samples(path)
         evaluations = [score(found, data, chosen, settings, progress(quiet)) for chosen in protocols]
     text = json.dumps({"evaluations": [_object(evaluation) for evaluation in evaluations]}, indent=2)
     if out:

@@ -163,7 +163,7 @@ def _plan(
     if count < expected:
         deviations.append(f"{count:,} samples instead of {expected:,}")
         expected = count
-    sets = min(count // expected, protocol.seeds or 1)
+    sets = min(count // expected, protocol.seeds or len(settings.seeds) or 1)
     if left := count - sets * expected:
         deviations.append(f"the last {left:,} of {count:,} samples are left out")
     if deviations and not settings.allow_deviation:
