@@ -143,8 +143,8 @@ class Cell:
         metric: the score it quotes.
         settings: run settings that :func:`tractbench.config.resolve` takes; the training seed is left to the caller.
         published: the published figure, if there is one.
-        error: one standard deviation of the published figure: as printed, else the table's ``unstated_error``; 0 without
-            a figure.
+        error: one standard deviation of the published figure: as printed, else the table's ``unstated_error``; 0
+            without a figure.
         margin: how far from the published figure a score may be that reproduces it.
     """
 

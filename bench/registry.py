@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Component = TypeVar("Component")
 
-SHARED = frozenset({"base", "files", "gaussians", "prepared"})
+SHARED = frozenset({"base", "files", "gaussians", "imagenet_order", "prepared"})
 """Modules beside the components that are none themselves."""
 
 

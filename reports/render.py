@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from tractbench.results.store import Store
 
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "±": r"$\pm$", "→": r"$\to$", "é": r"\'e",
+    ">": r"\textgreater{}", "±": r"$\pm$", "∞": r"$\infty$", "→": r"$\to$", "é": r"\'e",
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 
 METRIC_TITLES = {
@@ -30,10 +31,17 @@ METRIC_TITLES = {
     "nn_ratio": "NN ratio",
     "fd_exact": "FD to the truth",
     "sliced_w2": "Sliced W2",
+    "fid": "FID",
+    "fid_infinity": "FID∞",
+    "kid": "KID",
+    "precision": "Precision",
+    "recall": "Recall",
+    "inception_score": "IS",
 }
 
 
 GLOSSES = {
+    "fid": "FID is the Fréchet inception distance, lower is better.",
     "fd_": "FD is the Fréchet distance, lower is better; none of these is a FID.",
     "nn_ratio": "NN ratio: distance to the nearest training image over that to the nearest held-out one, 0 for a "
     "sampler that repeats its training images.",
@@ -103,14 +111,48 @@ def sections(records: list[Record]) -> list[Section]:
     result = []
     for (dataset, tier, protocol_name), group in sorted(groups.items()):
         protocol = load_protocol(protocol_name)
+        standing = [record for record in group if not disqualified(record)]
+        note = _left_out(group)
+        if not standing:
+            result.append(Section(dataset, tier, protocol, [], [], set(), [], note))
+            continue
+        group = standing
+        metrics = tuple(m for m in protocol.metrics if any(m in r.metrics for r in group)) or protocol.metrics
+        protocol = protocol.model_copy(update={"metrics": metrics})
         cells = cell_frame(group, protocol.metrics)
         scored = [record for record in group if record.floors]
         floors = [scored[-1].floors.get(name) if scored else None for name in protocol.metrics]
         rows, best = _rows(cells, protocol.metrics)
         result.append(
-            Section(dataset, tier, protocol, _columns(protocol.metrics), rows, best, floors, _caption(cells, protocol))
+            Section(
+                dataset,
+                tier,
+                protocol,
+                _columns(protocol.metrics),
+                rows,
+                best,
+                floors,
+                " ".join(filter(None, (_caption(cells, protocol), _deviations(group), note))),
+            )
         )
     return result
+
+
+def disqualified(record: Record) -> str | None:
+    """Return why a record's scores stand in no table: other Inception weights or other data than the published ones."""
+    if record.basis and not record.basis.get("verified", True):
+        return "not a FID, as the weights are not the published Inception weights"
+    return next((text for text in record.deviations if text.startswith("data: ")), None)
+
+
+def _left_out(records: list[Record]) -> str:
+    reasons = Counter(reason for record in records if (reason := disqualified(record)))
+    return " ".join(f"Left out: {count} run{'s' * (count > 1)} ({reason})." for reason, count in reasons.items())
+
+
+def _deviations(records: list[Record]) -> str:
+    found = sorted({text for record in records for text in record.deviations})
+    return f"Deviates from the protocol: {'; '.join(found)}." if found else ""
 
 
 def _caption(cells: pd.DataFrame, protocol: Protocol) -> str:
@@ -171,7 +213,7 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell
         rows.append(row)
     best: set[tuple[int, int]] = set()
     for offset, name in enumerate(metrics):
-        if name.startswith("fd_"):
+        if name.startswith(("fd_", "fid")):
             for _, group in cells.dropna(subset=[name]).groupby("nfe_spent"):
                 if len(group) > 1:
                     best.add((group.index.tolist()[int(group[name].astype(float).argmin())], 2 + offset))
@@ -262,7 +304,10 @@ def _markdown(table: Section) -> str:
     titles = [column.title for column in table.columns[2:]]
     floors = ", ".join(f"{title} {value:.3f}" for title, value in zip(titles, table.floors, strict=False) if value)
     title = f"### {table.dataset}, tier {table.tier}"
-    return "\n".join([title, "", *head, *rows, "", table.caption, f"{table.protocol.floor}: {floors}.", ""])
+    if not table.rows:
+        return "\n".join([title, "", table.caption, ""])
+    floor = [f"{table.protocol.floor}: {floors}."] if floors else []
+    return "\n".join([title, "", *head, *rows, "", table.caption, *floor, ""])
 
 
 def _run_view(store: Store, record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tractbench.cli.options import Json, Quiet, progress
-from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
     from tractbench.datasets.files import FileDataset
@@ -36,12 +36,10 @@ def data_list(as_json: Json = False) -> None:
     """List the data sets that need files, and what of them is prepared on this machine."""
     from tractbench.console import print_table
     from tractbench.datasets.files import FileDataset
-    from tractbench.datasets.imagenet64 import SOURCES
     from tractbench.registry import dataset_names, load_dataset
 
-    found = [dataset for name in dataset_names() if isinstance(dataset := load_dataset(name), FileDataset)]
-    variants = [load_dataset(f"imagenet64:{source}") for source in list(SOURCES)[1:]]
-    found += [dataset for dataset in variants if isinstance(dataset, FileDataset)]
+    kinds = [dataset for name in dataset_names() if isinstance(dataset := load_dataset(name), FileDataset)]
+    found = [_file_dataset(name) for d in kinds for name in ([f"{d.name}:{v}" for v in d.variants] or [d.name])]
     if as_json:
         print(json.dumps([{"name": d.name, "prepared": [m.model_dump() for m in d.manifests()]} for d in found]))
         return
@@ -80,6 +78,12 @@ def data_prepare(
     path: Annotated[Path | None, typer.Argument(help="The files: an archive or a folder, see 'data list'.")] = None,
     fetch: Annotated[bool, typer.Option("--download", help="Fetch the files first, where that is allowed.")] = False,
     url: Annotated[str | None, typer.Option(help="Mirror to fetch them from instead.")] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help="Who reduced the pixels: 'NAME --filter F' is NAME:F.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split, train or held_out; repeatable.", show_default="all")
+    ] = None,
     allow_deviation: Annotated[
         bool, typer.Option("--allow-deviation", help="Take other files or counts than the published; marked as such.")
     ] = False,
@@ -95,9 +99,21 @@ def data_prepare(
       tractbench data prepare imagenet64 ILSVRC2012/      (with train/ and val/)
     """
     from tractbench.cache import cache_dir
+    from tractbench.datasets.files import SPLITS
     from tractbench.download import download
 
     dataset = _file_dataset(name)
+    if filter_ is not None:
+        if ":" in name:
+            raise ConfigError(f"{name} --filter {filter_}: the name says who reduced the pixels; give one of the two")
+        if not dataset.variants:
+            raise ConfigError(f"--filter {filter_}: {name} has one source of pixels; leave it out")
+        dataset = _file_dataset(f"{name}:{choose(filter_, 'filter', dataset.variants)}")
+    splits = [choose(one, "split", SPLITS) for one in split or ()]
+    if url and not fetch:
+        raise ConfigError(f"--url {url}: it says where --download fetches from; add --download")
+    if fetch and path:
+        raise ConfigError(f"{path} and --download: give one of the two")
     bar = progress(quiet)
     if fetch:
         source = url or dataset.download_url
@@ -110,7 +126,7 @@ def data_prepare(
         raise ConfigError(
             f"{dataset.name}: give the path of its files" + ", or --download" * bool(dataset.download_url)
         )
-    manifests = dataset.prepare(path, bar, allow_deviation=allow_deviation, force=force)
+    manifests = dataset.prepare(path, bar, splits=splits, allow_deviation=allow_deviation, force=force)
     if as_json:
         print(json.dumps([manifest.model_dump() for manifest in manifests]))
     else:
@@ -122,10 +138,10 @@ def data_prepare(
 
 
 @data_app.command("verify")
-def data_verify(name: Name, as_json: Json = False) -> None:
+def data_verify(name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
     """Read a prepared data set whole and compare it with its hashes."""
     dataset = _file_dataset(name)
-    found = dataset.verify()
+    found = dataset.verify(progress(quiet))
     if not found:
         raise ConfigError(f"{dataset.name} is not prepared; tractbench data prepare {dataset.name} PATH")
     if as_json:

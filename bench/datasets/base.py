@@ -174,7 +174,7 @@ class Dataset:
         if tier not in self.tiers:
             raise ConfigError(f"data set '{self.name}' has no tier {tier!r}{nearest_name(tier, self.tiers)}")
         settings = dict(self.tiers[tier])
-        differing = {name: settings.pop(name) for name in ("vp", "ve") if name in settings}
+        differing: dict[str, object] = {name: settings.pop(name) for name in ("vp", "ve") if name in settings}
         own = differing.get(process, {})
         return tier, {**settings, **(own if isinstance(own, Mapping) else {})}
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +16,26 @@ import numpy as np
 
 from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
 from tractbench.datasets.files import FileDataset
-from tractbench.datasets.prepared import Pieces, Source
+from tractbench.datasets.prepared import Pieces, Source, stamp
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.files import file_sha256
+from tractbench.nets.build import Argument
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 FOLDER = "cifar-10-batches-py"
 PIXELS = 3 * 32 * 32
+BUDGET = 96 << 20
+"""Training images of the paper's experiments."""
 
-GOOGLE = {"channels": 3, "size": 32, "embedding": 1024, "multipliers": (1, 1, 1), "blocks": 3, "attention": (8, 16)}
-TINY = {"channels": 3, "size": 32, "width": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1, "attention": ()}
-NCSNPP = {"channels": 3, "size": 32, "width": 128, "embedding": 512, "multipliers": (2, 2, 2), "blocks": 4,
-          "attention": (16,), "noise_width": 256, "fourier": True, "auxiliary": True, "taps": (1, 3, 3, 1)}  # fmt: skip
+Arguments = dict[str, Argument]
+GOOGLE: Arguments = {"channels": 3, "size": 32, "embedding": 1024, "multipliers": (1, 1, 1), "blocks": 3,
+                     "attention": (8, 16)}  # fmt: skip
+TINY: Arguments = {"channels": 3, "size": 32, "width": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1,
+                   "attention": ()}  # fmt: skip
+NCSNPP: Arguments = {"channels": 3, "size": 32, "width": 128, "embedding": 512, "multipliers": (2, 2, 2), "blocks": 4,
+                     "attention": (16,), "noise_width": 256, "fourier": True, "auxiliary": True,
+                     "taps": (1, 3, 3, 1)}  # fmt: skip
 
 
 class CIFAR10(FileDataset):
@@ -56,9 +64,10 @@ class CIFAR10(FileDataset):
         "ve-smoke": TeacherRecipe("tiny-edm", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9, loss="edm"),
     }
     tiers: ClassVar[Mapping[str, Settings]] = {
-        "paper": {"budget": 96 << 20, "batch": 256, "mu_i": 0.99997, "samples": 50_000, "chunk": 500,
+        "paper": {"budget": BUDGET, "batch": 256, "mu_i": 0.99997, "samples": 50_000, "chunk": 500,
                   "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
-        "reduced": {"budget": 3 << 20, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 500},
+        "reduced": {"budget": BUDGET // 32, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 500,
+                    "ve": {"batch": 512}},
         "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8},
     }  # fmt: skip
 
@@ -90,7 +99,7 @@ class CIFAR10(FileDataset):
         if path.is_file():
             found = file_sha256(path)
             return None if found == SHA256 else f"sha256 {found[:12]}, published {SHA256[:12]}"
-        from torchvision.datasets import CIFAR10 as Published  # type: ignore[import-untyped]
+        from torchvision.datasets import CIFAR10 as Published
 
         known = dict(Published.train_list + Published.test_list)
         wrong = [
@@ -101,7 +110,8 @@ class CIFAR10(FileDataset):
 
 
 def _source(path: Path, names: list[str]) -> Source:
-    return Source("CIFAR-10 python batches", None, lambda start: _read(path, names, start), f"{path.resolve()} {names}")
+    files = [path] if path.is_file() else [_folder(path) / name for name in names]
+    return Source("CIFAR-10 python batches", None, lambda start: _read(path, names, start), stamp(files))
 
 
 def _read(path: Path, names: list[str], start: int) -> Pieces:
@@ -115,8 +125,12 @@ def _read(path: Path, names: list[str], start: int) -> Pieces:
             yield images[first:], labels[first:]
 
 
+def _folder(path: Path) -> Path:
+    return path / FOLDER if (path / FOLDER).is_dir() else path
+
+
 def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    folder = _folder(path)
     if folder.is_dir():
         for name in names:
             try:
@@ -135,7 +149,7 @@ def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
                 yield name, member.read()
     except FileNotFoundError as error:
         raise ConfigError(f"no file {path}; fetch {URL}, or add --download") from error
-    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise DamagedFileError(f"{path} is not a whole cifar-10-python.tar.gz ({error}); fetch {URL}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset, Settings
-from tractbench.datasets.prepared import Manifest, Source, Split, open_split, prepare_split, verify_split
+from tractbench.datasets.prepared import Manifest, Source, Split, folder_of, open_split, prepare_split, verify_split
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.progress import Progress
 
@@ -27,14 +27,14 @@ class FileDataset(Dataset):
         held_out_count: images that the published held-out split has.
         download_url: where the files can be fetched; None if nobody may pass them on.
         download_sha256: their hash.
-        filters: names of resize filters that ``data prepare`` takes, the default first.
+        variants: arguments of the data set that stand for other pixels, prepared apart; the default first.
     """
 
     label_count: ClassVar[int]
     held_out_count: ClassVar[int]
     download_url: ClassVar[str | None] = None
     download_sha256: ClassVar[str | None] = None
-    filters: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[tuple[str, ...]] = ()
     flips: ClassVar[bool] = True
     protocol: ClassVar[str] = "tract"
     processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
@@ -60,9 +60,22 @@ class FileDataset(Dataset):
         return None
 
     def prepare(
-        self, path: Path, progress: Progress, *, allow_deviation: bool = False, force: bool = False
+        self,
+        path: Path,
+        progress: Progress,
+        *,
+        splits: Collection[str] = (),
+        allow_deviation: bool = False,
+        force: bool = False,
     ) -> list[Manifest]:
         """Convert the files at a path into prepared splits.
+
+        Args:
+            path: the files.
+            progress: draws the bars, and says which split the files lack.
+            splits: those that the files must hold, and no other; empty for all that they hold.
+            allow_deviation: take files or counts other than the published ones; the manifests say so.
+            force: convert again what is there.
 
         Raises:
             ConfigError, DamagedFileError: the files are not what they should be.
@@ -70,6 +83,13 @@ class FileDataset(Dataset):
         deviation = self.deviation(path)
         if deviation and not allow_deviation:
             raise DamagedFileError(f"{path}: {deviation}; fetch it again, or add --allow-deviation")
+        sources = self.sources(path)
+        for split in splits or SPLITS:
+            if split not in sources:
+                lacking = f"{path} holds no {split} images for {self.name}"
+                if splits:
+                    raise ConfigError(f"{lacking}; give other files, or leave --split {split} out")
+                progress.message(lacking)
         expected = {"train": self.train_count, "held_out": self.held_out_count}
         return [
             prepare_split(
@@ -84,23 +104,28 @@ class FileDataset(Dataset):
                 allow_deviation=allow_deviation,
                 force=force,
             )
-            for split, source in self.sources(path).items()
+            for split, source in sources.items()
+            if not splits or split in splits
         ]
 
     def manifests(self) -> list[Manifest]:
         """Return the manifests of the prepared splits."""
         return [found.manifest for split in SPLITS if (found := open_split(self.data_name, split))]
 
-    def verify(self) -> dict[str, bool]:
+    def verify(self, progress: Progress | None = None) -> dict[str, bool]:
         """Read the prepared splits whole; for each, whether it has the hash of its manifest."""
-        return {manifest.split: verify_split(self.data_name, manifest.split) for manifest in self.manifests()}
+        bar = progress or Progress()
+        return {found.split: verify_split(self.data_name, found.split, bar) for found in self.manifests()}
 
     def _split(self, split: str) -> Split:
         found = open_split(self.data_name, split)
         if found is None:
             files = "--download" if self.download_url else "PATH"
+            others = [f"{type(self).name}:{variant}" for variant in self.variants]
+            here = ", ".join(name for name in others if (folder_of(name) / f"{split}.json").exists())
             raise ConfigError(
                 f"data set '{self.name}' has no {split} images here; tractbench data prepare {self.name} {files}"
+                + f", or take what is here: {here}" * bool(here)
             )
         return found
 
@@ -130,8 +155,9 @@ class FileDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of the training images' manifest hash; ``data verify`` compares that with the images."""
+        """The sha256 of the training images' manifest hash, which ``data verify`` compares with the images."""
         manifest = self._train.manifest
-        return hashlib.sha256(
-            f"{self.data_name} {manifest.count} {manifest.shape} {manifest.sha256}".encode()
-        ).hexdigest()
+        parts = [self.data_name, manifest.count, manifest.shape, manifest.sha256]
+        if manifest.deviation:
+            parts.append(manifest.deviation)
+        return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
 from tractbench.datasets.files import FileDataset
-from tractbench.datasets.prepared import Pieces, Source
+from tractbench.datasets.imagenet_order import ILSVRC_TO_SORTED
+from tractbench.datasets.prepared import Pieces, Source, stamp
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+from tractbench.nets.build import Argument
 
 SIZE = 64
 PIECE = 256
 """Images read together."""
 
+BUDGET = 96 << 20
+"""Training images of the paper's experiments."""
+
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
-GOOGLE = {"channels": 3, "size": 64, "width": 192, "embedding": 768, "multipliers": (1, 2, 3, 4), "blocks": 3,
-          "attention": (8, 16, 32), "head_width": 64, "classes": 1000, "outputs": 6}  # fmt: skip
-ADM = {"channels": 3, "size": 64, "width": 192, "embedding": 768, "multipliers": (1, 2, 3, 4), "blocks": 3,
-       "attention": (32, 16, 8), "classes": 1000}  # fmt: skip
-TINY = {"channels": 3, "size": 64, "width": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1, "attention": (),
-        "classes": 1000}  # fmt: skip
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
+              Image.DecompressionBombError)  # fmt: skip
+"""What NumPy, zipfile and Pillow raise where a file is damaged."""
+
+ADM: dict[str, Argument] = {"channels": 3, "size": 64, "width": 192, "embedding": 768, "multipliers": (1, 2, 3, 4),
+                            "blocks": 3, "attention": (32, 16, 8), "classes": 1000}  # fmt: skip
+GOOGLE: dict[str, Argument] = {**ADM, "attention": (8, 16, 32), "head_width": 64, "outputs": 6}
+TINY: dict[str, Argument] = {"channels": 3, "size": 64, "width": 32, "embedding": 64, "multipliers": (1, 1),
+                             "blocks": 1, "attention": (), "classes": 1000}  # fmt: skip
 
 SOURCES = {
     "box-bicubic": "full-size images: halved by boxes, then bicubic, then the centre, as ADM and EDM2 do",
@@ -42,7 +53,10 @@ SOURCES = {
 
 
 class ImageNet64(FileDataset):
-    """1,281,167 training images of 1,000 classes at 64x64; ``imagenet64:SOURCE`` says who reduced them."""
+    """1,281,167 training images of 1,000 classes at 64x64.
+
+    ``imagenet64:SOURCE`` says who reduced them; the name alone is ``imagenet64:box-bicubic``, whatever is prepared.
+    """
 
     name: ClassVar[str] = "imagenet64"
     summary: ClassVar[str] = f"ImageNet at 64x64, 1,000 classes; imagenet64:SOURCE for pixels by {', '.join(SOURCES)}"
@@ -51,6 +65,7 @@ class ImageNet64(FileDataset):
     label_count: ClassVar[int] = 1000
     train_count: ClassVar[int] = 1_281_167
     held_out_count: ClassVar[int] = 50_000
+    variants: ClassVar[tuple[str, ...]] = tuple(SOURCES)
     teachers: ClassVar[Mapping[str, str]] = {"vp": "google-imagenet64", "ve": "edm-imagenet64-adm"}
     networks: ClassVar[Mapping[str, NetworkPreset]] = {
         "unet": NetworkPreset("google_unet", GOOGLE, "both"),
@@ -63,17 +78,18 @@ class ImageNet64(FileDataset):
         "ve-smoke": TeacherRecipe("tiny-edm", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9, loss="edm"),
     }
     tiers: ClassVar[Mapping[str, Settings]] = {
-        "paper": {"budget": 96 << 20, "batch": 256, "mu_i": 0.99995, "samples": 50_000, "chunk": 250,
+        "paper": {"budget": BUDGET, "batch": 256, "mu_i": 0.99995, "samples": 50_000, "chunk": 250,
                   "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
-        "reduced": {"budget": 3 << 20, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 250},
+        "reduced": {"budget": BUDGET // 32, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 250,
+                    "ve": {"batch": 512}},
         "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8},
     }  # fmt: skip
 
     def __init__(self, argument: str | None = None) -> None:
-        self.source = argument or next(iter(SOURCES))
+        self.source = argument or self.variants[0]
         if self.source not in SOURCES:
             raise ConfigError(f"imagenet64:{argument}: no such source of pixels{nearest_name(self.source, SOURCES)}")
-        if argument and argument != next(iter(SOURCES)):
+        if self.source != self.variants[0]:
             self.name = f"imagenet64:{argument}"  # type: ignore[misc]
 
     @property
@@ -91,24 +107,22 @@ class ImageNet64(FileDataset):
         return found
 
     def _folder_sources(self, path: Path) -> dict[str, Source]:
-        reduce = FILTERS[self.source]
         folders = {"train": path / "train", "held_out": path / "val"}
         if not folders["train"].is_dir():
             folders = {"train": path}
-        found = {split: (folder, _class_files(folder)) for split, folder in folders.items() if folder.is_dir()}
-        return {
-            split: _folder_source(folder, files, self.source, reduce)
-            for split, (folder, files) in found.items()
-            if files
-        }
+        classes = _classes(folders["train"])
+        found = {split: _class_files(folder, classes) for split, folder in folders.items()}
+        return {split: _folder_source(files, self.source) for split, files in found.items() if files}
 
 
 # npz batches of downsampled ImageNet
 
+BATCH_NAME = re.compile(r"train_data_batch_(\d+)\.npz")
+
 
 def _npz_sources(path: Path) -> dict[str, Source]:
-    train = sorted(path.glob("train_data_batch_*.npz"), key=lambda p: int(p.stem.rpartition("_")[2]))
-    splits = {"train": train, "held_out": sorted(path.glob("val_data.npz"))}
+    numbered = {int(match[1]): file for file in path.glob("*.npz") if (match := BATCH_NAME.fullmatch(file.name))}
+    splits = {"train": [numbered[number] for number in sorted(numbered)], "held_out": list(path.glob("val_data.npz"))}
     return {split: _npz_source(files) for split, files in splits.items() if files}
 
 
@@ -122,16 +136,19 @@ def _npz_source(files: list[Path]) -> Source:
             seen += len(labels)
 
     counts = [len(_npz_labels(file)) for file in files]
-    return Source("downsampled ImageNet npz batches, box filter", sum(counts), read, _stamp(files))
+    return Source("downsampled ImageNet npz batches, box filter", sum(counts), read, stamp(files))
 
 
 def _npz_labels(file: Path) -> NDArray[np.int32]:
-    """Return a batch's labels, from 0; the files count from 1."""
+    """Return a batch's labels; the files have ILSVRC's numbers, from 1. Those out of range stay out of it."""
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-            return np.asarray(arrays["labels"]).astype(np.int32).reshape(-1) - 1
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            labels = np.asarray(arrays["labels"]).astype(np.int32).reshape(-1) - 1
+    except UNREADABLE as error:
         raise DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({error}); fetch it again") from error
+    known = (labels >= 0) & (labels < len(ILSVRC_TO_SORTED))
+    labels[known] = ILSVRC_TO_SORTED[labels[known]]
+    return labels
 
 
 def _npz_images(file: Path, labels: NDArray[np.int32], first: int) -> Pieces:
@@ -146,7 +163,7 @@ def _npz_images(file: Path, labels: NDArray[np.int32], first: int) -> Pieces:
                 high = min(low + PIECE, len(labels))
                 raw = member.read((high - low) * shape[1])
                 yield np.frombuffer(raw, np.uint8).reshape(-1, 3, SIZE, SIZE), labels[low:high]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({error}); fetch it again") from error
 
 
@@ -169,7 +186,7 @@ def _zip_sources(path: Path) -> dict[str, Source]:
             missing = [name for name in names if name not in labels]
             if missing:
                 raise ValueError(f"dataset.json has no label of {missing[0]}")
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, TypeError) as error:
         reason = "dataset.json has no labels" if isinstance(error, TypeError) else str(error)
         raise DamagedFileError(f"{path} is not a zip of PNGs with dataset.json ({reason})") from error
 
@@ -177,36 +194,57 @@ def _zip_sources(path: Path) -> dict[str, Source]:
         with zipfile.ZipFile(path) as archive:
             for low in range(start, len(names), PIECE):
                 piece = names[low : low + PIECE]
-                images = [_decode(archive.read(name), f"{path}:{name}") for name in piece]
-                yield _stack(images, piece, path), np.array([labels[name] for name in piece], np.int32)
+                yield (
+                    np.stack([_member(archive, name) for name in piece]),
+                    np.array([labels[name] for name in piece], np.int32),
+                )
 
-    return {"train": Source("zip of PNGs, filter of its maker", len(names), read, _stamp([path]))}
+    return {"train": Source("zip of PNGs, filter of its maker", len(names), read, stamp([path]))}
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
+    """Return a PNG as ``[3, 64, 64]``; any other size or mode is a sign of another data set."""
+    try:
+        with Image.open(io.BytesIO(archive.read(name))) as image:
+            if image.mode == "RGB" and image.size == (SIZE, SIZE):
+                return _channels_first(image)
+            wrong = f"{image.width}x{image.height}, {SIZE}x{SIZE}" if image.mode == "RGB" else f"{image.mode}, RGB"
+    except UNREADABLE as error:
+        raise DamagedFileError(f"{archive.filename}: {name} is not an image ({error}); fetch it again") from error
+    raise DamagedFileError(f"{archive.filename}: {name} is {wrong} is needed; convert the images first")
 
 
 # Folders of full-size images
 
 
-def _class_files(folder: Path) -> list[tuple[Path, int]]:
-    """Return image files and labels: folders of classes in order of their names."""
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    return [
-        (file, label)
-        for label, entry in enumerate(classes)
-        for file in sorted(entry.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
+def _classes(folder: Path) -> dict[str, int]:
+    """Return the labels of a folder's classes: its folders in order of their names; none if it is no folder."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    return {name: label for label, name in enumerate(names)}
 
 
-def _folder_source(
-    folder: Path, files: list[tuple[Path, int]], name: str, reduce: Callable[[Image.Image], Image.Image]
-) -> Source:
+def _class_files(folder: Path, classes: Mapping[str, int]) -> list[tuple[Path, int]]:
+    """Return the image files of a split and their labels, which the training split's classes give."""
+    files = []
+    for name in _classes(folder):
+        if name not in classes:
+            raise ConfigError(f"{folder / name} is no class of the training images; complete them, or move it away")
+        inside = sorted((folder / name).iterdir())
+        files += [(file, classes[name]) for file in inside if file.suffix.lower() in IMAGE_SUFFIXES]
+    return files
+
+
+def _folder_source(files: list[tuple[Path, int]], name: str) -> Source:
+    def reduced(item: tuple[Path, int]) -> NDArray[np.uint8]:
+        return _reduced(item[0], FILTERS[name])
+
     def read(start: int) -> Pieces:
-        for low in range(start, len(files), PIECE // 4):
-            piece = files[low : low + PIECE // 4]
-            images = [_reduced(file, reduce) for file, _ in piece]
-            yield _stack(images, [str(file) for file, _ in piece], folder), np.array([n for _, n in piece], np.int32)
+        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes side by side
+            for low in range(start, len(files), PIECE):
+                piece = files[low : low + PIECE]
+                yield np.stack(list(pool.map(reduced, piece))), np.array([label for _, label in piece], np.int32)
 
-    return Source(f"full-size images, {SOURCES[name]}", len(files), read, f"{folder.resolve()} {len(files)} {name}")
+    return Source(f"full-size images, {SOURCES[name]}", len(files), read, f"{name} {stamp(file for file, _ in files)}")
 
 
 def _reduced(file: Path, reduce: Callable[[Image.Image], Image.Image]) -> NDArray[np.uint8]:
@@ -214,7 +252,7 @@ def _reduced(file: Path, reduce: Callable[[Image.Image], Image.Image]) -> NDArra
     try:
         with Image.open(file) as image:
             return _channels_first(reduce(image.convert("RGB")))
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except UNREADABLE as error:
         raise DamagedFileError(f"{file} is not an image ({error}); fetch it again") from error
 
 
@@ -258,30 +296,5 @@ FILTERS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
 # Shared
 
 
-def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Return a PNG as ``[C, H, W]``; only RGB ones are taken, as anything else is a sign of another data set."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode != "RGB":
-                raise DamagedFileError(f"{name} is {image.mode}, RGB is needed; convert the images first")
-            return _channels_first(image)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise DamagedFileError(f"{name} is not an image ({error}); fetch it again") from error
-
-
 def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def _stack(images: list[NDArray[np.uint8]], names: Any, where: Path) -> NDArray[np.uint8]:
-    for image, name in zip(images, names, strict=True):
-        if image.shape != (3, SIZE, SIZE):
-            raise DamagedFileError(
-                f"{where}: {name} is {image.shape[2]}x{image.shape[1]}, {SIZE}x{SIZE} is needed; resize it first"
-            )
-    return np.stack(images)
-
-
-def _stamp(files: list[Path]) -> str:
-    """Return what changes whenever files do: their names, sizes and times of change."""
-    return " ".join(f"{f.resolve()}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)

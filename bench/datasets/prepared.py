@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,7 +40,8 @@ class Source:
         name: what it is, for the manifest: kind of files, and the filter that made the pixels.
         count: how many images there are; None if that shows only at the end.
         read: yields the images from a given index on, in pieces.
-        identity: changes whenever the files do; a half-made conversion is only continued from the same files.
+        identity: changes whenever the files do (see :func:`stamp`); a half-made conversion is only continued from the
+            same files.
     """
 
     name: str
@@ -84,6 +85,15 @@ class Split:
     labels: Tensor
 
 
+def stamp(files: Iterable[Path]) -> str:
+    """Return what changes whenever files do: the sha256 of their paths, sizes and times of change."""
+    digest = hashlib.sha256()
+    for file in files:
+        found = file.stat()
+        digest.update(f"{file.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 def folder_of(dataset: str) -> Path:
     """Return the folder of a prepared data set."""
     return cache_dir() / "data" / dataset.replace(":", "-")
@@ -98,7 +108,8 @@ def open_split(dataset: str, split: str) -> Split | None:
     """Open a prepared split without reading it; None if it is not there.
 
     Raises:
-        DamagedFileError: the manifest cannot be read or the files have another size than it says.
+        DamagedFileError: the manifest cannot be read or is of something else, or the files have another size than it
+            says.
     """
     manifest_path, pixels, labels = _paths(dataset, split)
     if not manifest_path.exists():
@@ -109,6 +120,8 @@ def open_split(dataset: str, split: str) -> Split | None:
         sizes = pixels.stat().st_size, labels.stat().st_size
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise DamagedFileError(f"{manifest_path} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
+    if (manifest.dataset, manifest.split) != (dataset, split):
+        raise DamagedFileError(f"{manifest_path} is of {manifest.dataset} {manifest.split}; {remedy}")
     shape = (manifest.count, *manifest.shape)
     if sizes != (int(np.prod(shape)), manifest.count * LABEL.itemsize):
         raise DamagedFileError(f"{pixels} is not of {manifest.count:,} images; {remedy}")
@@ -147,18 +160,21 @@ def prepare_split(
         force: make it again although it is there.
 
     Raises:
-        ConfigError: another number of images, without ``allow_deviation``.
+        ConfigError: another number of images, or an earlier conversion that deviates, without ``allow_deviation``.
         DamagedFileError: images of another shape, labels out of range.
         StoreError: the cache cannot be written, or another process prepares the same split.
     """
     manifest_path, pixels, labels = _paths(dataset, split)
     if not force and (found := open_split(dataset, split)):
+        there = found.manifest.deviation
+        if there and not allow_deviation:
+            raise ConfigError(f"{dataset} {split} is here with a deviation: {there}; add --force to replace it")
+        progress.message(f"{dataset} {split} is already prepared; --force converts it again")
         return found.manifest
     _check_count(dataset, split, source.count, expected, allow_deviation)
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(pixels.parent / f".{split}.lock", timeout=0):
-            manifest_path.unlink(missing_ok=True)
             count = _convert(pixels, labels, source, shape, classes, f"preparing {dataset} {split}", progress)
             wrong_count = _check_count(dataset, split, count, expected, allow_deviation)
             manifest = Manifest(
@@ -167,10 +183,11 @@ def prepare_split(
                 source=source.name,
                 count=count,
                 shape=shape,
-                sha256=_digest(_part(pixels), _part(labels)),
+                sha256=_digest((_part(pixels), _part(labels)), f"hashing {dataset} {split}", progress),
                 deviation="; ".join(filter(None, (deviation, wrong_count))) or None,
                 made_by=version("tractbench"),
             )
+            manifest_path.unlink(missing_ok=True)
             _part(pixels).replace(pixels)
             _part(labels).replace(labels)
             write_atomic(manifest_path, manifest.model_dump_json(indent=2) + "\n")
@@ -190,6 +207,8 @@ def _part(path: Path) -> Path:
 
 def _check_count(dataset: str, split: str, count: int | None, expected: int, allow: bool) -> str | None:
     """Return how the number of images deviates from the published one, None if it does not."""
+    if count == 0:
+        raise ConfigError(f"{dataset} {split}: the files hold no image; give others")
     if count in (None, expected):
         return None
     deviation = f"{count:,} images instead of {expected:,}"
@@ -234,6 +253,11 @@ def _convert(
                     raise DamagedFileError(
                         f"{source.name}: image {done} is {images.shape[1:]} {images.dtype}, {shape} uint8 is needed"
                     )
+                if len(images) != len(classes_of):
+                    raise DamagedFileError(
+                        f"{source.name}: {len(images)} images but {len(classes_of)} labels from image {done} on; "
+                        "fetch the files again"
+                    )
                 wrong = np.flatnonzero((classes_of < 0) | (classes_of >= classes))
                 if len(wrong):
                     index = done + int(wrong[0])
@@ -257,16 +281,18 @@ def _identity(state: Path) -> object:
         return None
 
 
-def _digest(*paths: Path) -> str:
+def _digest(paths: tuple[Path, Path], description: str, progress: Progress) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 22):
-                digest.update(piece)
+    with progress.task(description, sum(path.stat().st_size for path in paths), "B") as task:
+        for path in paths:
+            with path.open("rb") as file:
+                while piece := file.read(1 << 22):
+                    digest.update(piece)
+                    task.advance(len(piece))
     return digest.hexdigest()
 
 
-def verify_split(dataset: str, split: str) -> bool:
+def verify_split(dataset: str, split: str, progress: Progress) -> bool:
     """Read a prepared split whole and return whether it has the hash of its manifest.
 
     Raises:
@@ -275,4 +301,4 @@ def verify_split(dataset: str, split: str) -> bool:
     found = open_split(dataset, split)
     if found is None:
         raise ConfigError(f"{dataset} {split} is not prepared; tractbench data prepare {dataset} PATH")
-    return _digest(*_paths(dataset, split)[1:]) == found.manifest.sha256
+    return _digest(_paths(dataset, split)[1:], f"hashing {dataset} {split}", progress) == found.manifest.sha256

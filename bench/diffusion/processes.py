@@ -118,7 +118,7 @@ class VE:
     def time(self, sigma: Tensor) -> Tensor:
         """Time of a noise level in [sigma_min, sigma_max], the inverse of ``sigma``."""
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
-        index = 1 + (sigma.double() ** (1 / 7) - low) / (high - low) * (self.steps - 1)
+        index = 1 + (torch.pow(sigma.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
         return index / self.steps
 
     def log_snr(self, t: Tensor) -> Tensor:
