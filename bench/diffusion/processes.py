@@ -119,7 +119,8 @@ class VE:
         """Time of a noise level in [sigma_min, sigma_max], the inverse of ``sigma``."""
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
         index = 1 + (torch.pow(sigma.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
-        return index / self.steps
+        fraction: Tensor = index / self.steps
+        return fraction
 
     def log_snr(self, t: Tensor) -> Tensor:
         """-2 ln sigma at t; infinite at t = 0."""
