@@ -20,6 +20,7 @@ from tractbench.datasets.prepared import Pieces, Source, stamp
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.files import file_sha256
 from tractbench.nets.build import Argument
+from tractbench.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -153,42 +154,37 @@ def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
         raise DamagedFileError(f"{path} is not a whole cifar-10-python.tar.gz ({error}); fetch {URL}") from error
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows NumPy arrays and nothing else: the batches are pickles, and a pickle may name any function."""
+class _Pixels:
+    """An array of the file: bytes and nothing else."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return _empty_array
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return _plain_dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+    def __init__(self, *ignored: object) -> None:
+        self.rows = np.empty((0, PIXELS), np.uint8)
 
-
-def _empty_array(kind: object, shape: object, code: object) -> np.ndarray[Any, Any]:
-    return np.ndarray((0,), np.uint8)
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (_, (int(), int()) as shape, NumpyType(code="u1" | "uint8"), False, bytes() as raw):
+                self.rows = np.frombuffer(raw, np.uint8).reshape(shape)
+            case _:
+                raise pickle.UnpicklingError("an array that is not one of bytes in rows")
 
 
-def _plain_dtype(code: object, *flags: object) -> np.dtype[Any]:
-    if str(code) not in ("u1", "uint8"):
-        raise pickle.UnpicklingError(f"an array of {code}")
-    return np.dtype("u1")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
+KNOWN: Known = {
+    ("numpy.core.multiarray", "_reconstruct"): Call(_Pixels),
+    ("numpy._core.multiarray", "_reconstruct"): Call(_Pixels),
+    ("numpy", "ndarray"): Inert(),
+    ("numpy", "dtype"): NumpyType,
+    ("_codecs", "encode"): Call(encode),
+}
+"""All that a batch may name: the batches are pickles, and a pickle may name any function."""
 
 
 def _parse(content: bytes, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return a batch file's images ``[N, 3, 32, 32]`` and labels ``[N]``."""
     try:
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        data, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int32)
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), PIXELS):
-            raise ValueError(f"data of shape {getattr(data, 'shape', None)}")
+        batch = TableUnpickler(io.BytesIO(content), KNOWN, encoding="bytes").load()
+        data, labels = batch[b"data"].rows, np.asarray(batch[b"labels"], dtype=np.int32)
+        if data.shape != (len(labels), PIXELS):
+            raise ValueError(f"data of shape {data.shape} for {len(labels)} labels")
     except Exception as error:  # a hostile or damaged file may fail in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         digest = hashlib.sha256(content).hexdigest()[:12]

@@ -1,8 +1,7 @@
 """Reads EDM's network pickles without importing or executing anything that the file names.
 
-The unpickler knows a fixed table of names. Each stands for an inert replacement made here; every other name is an
-error. Tensors inside are files of torch's old format, which a second unpickler with another fixed table reads: torch's
-own reader of them would execute whatever they hold.
+Tensors inside are files of torch's old format, which a second unpickler with a table of its own reads: torch's own
+reader of them would execute whatever they hold.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import pickle
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,14 @@ import torch
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
+from tractbench.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 DEPTH = 20
 WRAPPERS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
 
-STORAGES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-}
 SCALARS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
-
-
-class _Inert:
-    """What the file may pass around but not change."""
-
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError(f"a state for {type(self).__name__}")
-
-
-class _Call(_Inert):
-    """A function of ours under a name of the file's."""
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        self.function = function
-
-    def __call__(self, *arguments: object) -> object:
-        return self.function(*arguments)
 
 
 class Node:
@@ -78,28 +55,25 @@ class _Mapping(dict[str, Any]):
         raise pickle.UnpicklingError("a state for a dict")
 
 
-class _Array(_Inert):
+class _Array(Inert):
     """A tensor, or a storage as a tensor of one axis."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-class _StorageType(_Inert):
+class _StorageType(Inert):
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
 
-class _NumpyType:
-    """A NumPy dtype: type code and byte order."""
-
-    def __init__(self, code: object, *flags: object) -> None:
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("a NumPy dtype without byte order")
-        self.order = "<" if state[1] in "|=" else state[1]
+STORAGES: Known = {
+    ("torch", "FloatStorage"): _StorageType(torch.float32),
+    ("torch", "HalfStorage"): _StorageType(torch.float16),
+    ("torch", "DoubleStorage"): _StorageType(torch.float64),
+    ("torch", "LongStorage"): _StorageType(torch.int64),
+}
+"""All that a storage may name."""
 
 
 def _persistent_object(meta: object) -> Node:
@@ -138,25 +112,14 @@ def _parameter(tensor: object, *ignored: object) -> _Array:
 
 
 def _scalar(kind: object, raw: object) -> int | float | bool:
-    if not isinstance(kind, _NumpyType) or kind.code not in SCALARS or not isinstance(raw, bytes):
+    if not isinstance(kind, NumpyType) or kind.code not in SCALARS or not isinstance(raw, bytes):
         raise pickle.UnpicklingError(f"a NumPy scalar of type {getattr(kind, 'code', kind)!r}")
     value: int | float | bool = struct.unpack(kind.order + SCALARS[kind.code], raw)[0]
     return value
 
 
-def _encode(text: object, encoding: object) -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
-    return text.encode("latin1")
-
-
-class _StorageUnpickler(pickle.Unpickler):
+class _StorageUnpickler(TableUnpickler):
     """Reads the small pickles at the start of a storage; its one persistent object becomes a tuple."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if module == "torch" and name in STORAGES:
-            return _StorageType(STORAGES[name])
-        raise pickle.UnpicklingError(f"storage names {module}.{name}")
 
     def persistent_load(self, key: object) -> object:
         if isinstance(key, tuple) and len(key) == 6 and key[0] == "storage" and key[5] is None:
@@ -171,7 +134,7 @@ def _storage(blob: object) -> _Array:
     if not isinstance(blob, bytes):
         raise pickle.UnpicklingError("a storage that is not bytes")
     file = io.BytesIO(blob)
-    magic, version, system, reference, keys = (_StorageUnpickler(file).load() for _ in range(5))
+    magic, version, system, reference, keys = (_StorageUnpickler(file, STORAGES).load() for _ in range(5))
     if (magic, version) != (MAGIC, VERSION):
         raise pickle.UnpicklingError("a storage without torch's magic numbers")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
@@ -189,32 +152,22 @@ def _storage(blob: object) -> _Array:
         return _Array(torch.frombuffer(blob, dtype=dtype, count=count, offset=start))
 
 
-KNOWN: Mapping[tuple[str, str], object] = {
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Call(_persistent_object),
+KNOWN: Known = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): Call(_persistent_object),
     ("torch.nn.modules.container", "ModuleDict"): Node,
-    ("collections", "OrderedDict"): _Call(OrderedDict),
+    ("collections", "OrderedDict"): Call(OrderedDict),
     ("dnnlib.util", "EasyDict"): _Mapping,
-    ("__builtin__", "set"): _Call(set),
-    ("builtins", "set"): _Call(set),
-    ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
-    ("torch.storage", "_load_from_bytes"): _Call(_storage),
-    ("numpy.core.multiarray", "scalar"): _Call(_scalar),
-    ("numpy._core.multiarray", "scalar"): _Call(_scalar),
-    ("numpy", "dtype"): _NumpyType,
-    ("_codecs", "encode"): _Call(_encode),
+    ("__builtin__", "set"): Call(set),
+    ("builtins", "set"): Call(set),
+    ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
+    ("torch._utils", "_rebuild_parameter"): Call(_parameter),
+    ("torch.storage", "_load_from_bytes"): Call(_storage),
+    ("numpy.core.multiarray", "scalar"): Call(_scalar),
+    ("numpy._core.multiarray", "scalar"): Call(_scalar),
+    ("numpy", "dtype"): NumpyType,
+    ("_codecs", "encode"): Call(encode),
 }
 """All that a file may name, and what it gets."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in KNOWN:
-            raise pickle.UnpicklingError(f"the file names {module}.{name}")
-        return KNOWN[module, name]
-
-    def persistent_load(self, key: object) -> object:
-        raise pickle.UnpicklingError("a persistent reference")
 
 
 class _Bounded:
@@ -250,7 +203,7 @@ def read_edm_pickle(path: Path) -> Node:
     try:
         with path.open("rb") as file:
             bounded = _Bounded(file, path.stat().st_size)
-            found = _Unpickler(bounded).load()
+            found = TableUnpickler(bounded, KNOWN).load()
     except Exception as error:  # a hostile file may fail in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedFileError(

@@ -1,0 +1,81 @@
+"""Reading pickles that others wrote without importing or executing anything that they name.
+
+A pickle may name any function of any module and have it called. Here a fixed table says which names are known and what
+stands for each; every other name is an error. What the table hands out is inert: a file can call it where that is
+meant, and cannot change it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Known = Mapping[tuple[str, str], object]
+"""What a file gets for each module and name that it may use."""
+
+
+class Inert:
+    """What a file may pass around but not change."""
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError(f"a state for {type(self).__name__}")
+
+
+class Call(Inert):
+    """A function of ours under a name of the file's."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: object) -> object:
+        """Call the function."""
+        return self.function(*arguments)
+
+
+class NumpyType:
+    """A NumPy dtype as a file describes it.
+
+    Attributes:
+        code: its type code, such as ``f8``.
+        order: ``<`` or ``>``.
+    """
+
+    def __init__(self, code: object, *flags: object) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("a NumPy dtype without byte order")
+        self.order = "<" if state[1] in "|=" else state[1]
+
+
+def encode(text: object, encoding: object) -> bytes:
+    """Stand for ``_codecs.encode``, by which protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+class TableUnpickler(pickle.Unpickler):
+    """An unpickler that knows a table of names and nothing else.
+
+    Args:
+        file: what is read.
+        known: the table.
+        encoding: how strings of Python 2 are read.
+    """
+
+    def __init__(self, file: Any, known: Known, encoding: str = "ASCII") -> None:
+        super().__init__(file, encoding=encoding)
+        self._known = known
+
+    def find_class(self, module: str, name: str) -> object:
+        """Return what stands for a name."""
+        if (module, name) not in self._known:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return self._known[module, name]
+
+    def persistent_load(self, key: object) -> object:
+        """Refuse references to things outside of the file."""
+        raise pickle.UnpicklingError("a persistent reference")
