@@ -175,7 +175,7 @@ class Cell:
 
 
 Comparison = tuple[Cell, Cell]
-"""A claim's smallest part: the first cell scores lower than the second."""
+"""A claim's smallest part: the first cell scores lower than the second, or for ``equal`` about the same."""
 
 
 class Table(_Data):
@@ -232,9 +232,9 @@ class Table(_Data):
         return cells
 
     def alternatives(self, claim: Claim) -> tuple[tuple[Comparison, ...], ...]:
-        """Return what a directional claim says: all the comparisons of at least one alternative hold."""
+        """Return what a claim compares: it says that all the comparisons of at least one alternative hold."""
         cells = self.cells
-        if claim.test == "lower":
+        if claim.test in ("lower", "equal"):
             return (tuple((cells[a], cells[b]) for a, b in zip(claim.left, claim.right, strict=True)),)
         points = [cells[point.cell] for axis in self.axes if axis.id == claim.axis for point in axis.points]
         if claim.test == "ordered":

@@ -25,15 +25,13 @@ from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
 from tractbench.evaluation.ends import ENDS, TeacherEnds
-from tractbench.evaluation.fidelity import NEEDS
-from tractbench.evaluation.images import SampleSet
 from tractbench.evaluation.metrics import Scorer, make_scorer
-from tractbench.evaluation.protocols import Protocol, load_protocol
+from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.files import write_atomic
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
-from tractbench.registry import load_dataset, load_method, plugin_source_hash
+from tractbench.registry import plugin_source_hash
 from tractbench.results.pictures import Plane, save_grid, save_plane
 from tractbench.results.provenance import command_line, environment
 from tractbench.results.record import DistillationError, Metric, Record, Seconds, Training
@@ -96,7 +94,7 @@ def run(
 def _run(
     config: RunConfig, method: Method, dataset: Dataset, store: Store, progress: Progress, runtime: Runtime
 ) -> Outcome:
-    protocol = fitting(load_protocol(config.protocol), config.samples, progress)
+    protocol = load_protocol(config.protocol)
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
     scorer = make_scorer(
         dataset,
@@ -412,68 +410,6 @@ def final_network(config: RunConfig, method: Method, dataset: Dataset, teacher: 
     if name is None and isinstance(denoiser, nn.Module):
         return copy.deepcopy(denoiser)
     return new_network(config, dataset, teacher, name or "").requires_grad_(False).eval()
-
-
-def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[SampleSet, RunConfig]:
-    """Return the samples of a finished run as a set to be scored again, one sampling seed after the other.
-
-    Args:
-        folder: the run's folder, with its record and its student's weights.
-        device: where the network runs.
-        samples: images for each sampling seed instead of the run's.
-
-    Raises:
-        DamagedFileError: the record or the weights cannot be read, or do not belong together.
-        ConfigError: the run's method, data or teacher is not on this machine.
-    """
-    path = folder / "record.json"
-    try:
-        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{path} is not a run's record; give the folder of a finished run") from error
-    config = record.config
-    method = load_method(config.method).model_validate(config.options)
-    dataset = load_dataset(config.dataset)
-    teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
-    denoiser = teacher.denoiser
-    if method.trains:
-        network = final_network(config, method, dataset, teacher)
-        tensors, header = load_checkpoint(folder / STUDENT, "run it again with --force")
-        if header["student"] != record.student:
-            raise DamagedFileError(f"{folder / STUDENT} is another run's student; run it again with --force")
-        network.load_state_dict(tensors)
-        denoiser = network.to(device)
-    elif isinstance(denoiser, nn.Module):
-        denoiser = denoiser.to(device)
-    count = samples or config.samples
-
-    def read() -> Iterator[Tensor]:
-        for seed in config.sampling_seeds:
-            yield from sample(
-                denoiser,
-                teacher.process,
-                dataset.shape,
-                seed,
-                count,
-                solver_steps(method.sampler(), config.nfe),
-                chunk=config.chunk,
-                solver=method.sampler(),
-                classes=dataset.classes,
-                clip=config.clip_sample,
-                device=device,
-            )
-
-    total = count * len(config.sampling_seeds)
-    return SampleSet(f"run {record.identity[:12]}", total, dataset.shape, True, read), config
-
-
-def fitting(protocol: Protocol, samples: int, progress: Progress) -> Protocol:
-    """Return a protocol without the metrics that need more samples than there will be, and say which they are."""
-    lacking = [name for name in protocol.metrics if samples < NEEDS.get(name, 0)]
-    if not lacking:
-        return protocol
-    progress.message(f"{samples:,} samples are too few for {', '.join(lacking)}: left out")
-    return protocol.model_copy(update={"metrics": tuple(name for name in protocol.metrics if name not in lacking)})
 
 
 def deviations(config: RunConfig, scorer: Scorer, dataset: Dataset) -> tuple[str, ...]:

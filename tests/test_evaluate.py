@@ -214,7 +214,7 @@ def test_too_few_samples_for_a_metric_say_so_before_anything_is_computed(colours
     ):
         scored(drawn(100)[0], colours, metrics=None)
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(ConfigError, match="kid needs 1,000 reference images, there are 200"):
+    with pytest.raises(ConfigError, match="kid needs 1,000 training images, there are 200"):
         scored(drawn(1000)[0], colours, small(samples=1000), metrics=("kid",))
 
 

@@ -8,7 +8,7 @@ import torch
 from tractbench.errors import ConfigError
 from tractbench.evaluation import fidelity
 from tractbench.evaluation.fidelity import (
-    check_count,
+    check_metrics,
     fid_infinity,
     inception_score,
     kernel_distance,
@@ -168,9 +168,13 @@ def test_inception_score_of_sorted_classes_is_that_of_shuffled_ones():
 
 def test_too_few_samples_name_the_metric_and_the_remedy():
     with pytest.raises(ConfigError) as caught:
-        check_count(("fid", "kid"), 500, "samples")
+        check_metrics(("fid", "kid"), 500, 5000)
     assert str(caught.value) == "kid needs 1,000 samples, there are 500; leave it out: --metrics fid"
-    check_count(("fid", "kid"), 1000, "samples")
+    with pytest.raises(ConfigError, match=r"kid needs 1,000 training images, there are 500; .* --metrics fid"):
+        check_metrics(("fid", "kid"), 1000, 500)
+    with pytest.raises(ConfigError, match=r"precision needs the reference's features.* --metrics fid"):
+        check_metrics(("fid", "precision"), 1000, None)
+    check_metrics(("fid", "kid"), 1000, 1000)
 
 
 def test_float32_features_give_float64_statistics():

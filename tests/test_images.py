@@ -1,6 +1,8 @@
 import io
+import struct
 import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -106,7 +108,21 @@ def test_a_set_is_never_held_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "1"])
 def test_pictures_of_another_mode(tmp_path, mode):
     Image.new(mode, (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=f"has mode {mode}; save 8-bit RGB"):
+    with pytest.raises(ConfigError, match=f"has mode {mode}, .*; save 8-bit RGB"):
+        open_samples(tmp_path)
+
+
+@pytest.mark.parametrize(("colour", "depth"), [(2, 16), (0, 4), (0, 2)])
+def test_pictures_of_another_depth_are_not_rescaled(tmp_path, colour, depth):
+    # PIL writes none of these: a PNG file by its specification
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = b"\0" + bytes(8 * depth * (3 if colour == 2 else 1) // 8)
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, colour, 0, 0, 0))]
+    parts += [chunk(b"IDAT", zlib.compress(row * 8)), chunk(b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ConfigError, match=f"{depth} bits; save 8-bit RGB"):
         open_samples(tmp_path)
 
 

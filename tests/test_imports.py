@@ -8,7 +8,7 @@ import tractbench
 
 # From the bottom up; a module imports only from rooms further up in this list, or from its own room.
 LAYERS = [
-    {"errors", "progress", "tables"},
+    {"errors", "pickles", "progress", "tables"},
     {"seeds", "files", "cache"},
     {"diffusion", "nets", "download"},
     {"cards", "method"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"methods"},
     {"results"},
     {"run", "console", "plan", "doctor"},
-    {"listing", "paper"},
+    {"listing", "paper", "rescore"},
     {"reports"},
     {"cli"},
     {"__main__"},

@@ -256,8 +256,8 @@ def test_imported_statistics_are_named_and_used(colours, tmp_path):
 
 def test_imported_statistics_have_no_features(colours, tmp_path):
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(DIMENSIONS), sigma=np.eye(DIMENSIONS))
-    with pytest.raises(ConfigError, match="--metrics fid,fid_infinity,inception_score"):
-        scorer(colours, statistics=tmp_path / "theirs.npz")
+    mine = make_scorer(colours, load_protocol("tract"), 500, 5000, statistics=tmp_path / "theirs.npz")
+    assert mine.protocol.metrics == ("fid", "fid_infinity", "inception_score")
 
 
 @pytest.mark.parametrize(
@@ -304,6 +304,8 @@ def test_a_run_of_few_samples_has_the_metrics_that_they_allow(colours):
     few = make_scorer(colours, load_protocol("tract"), 500, 200)
     assert few.protocol.metrics == ("fid", "fid_infinity", "precision", "recall", "inception_score")
     assert make_scorer(colours, load_protocol("tract"), 500, 50_000).protocol.metrics == INCEPTION_METRICS
+    colours.__dict__["train"] = colours.train[:500]
+    assert "kid" not in make_scorer(colours, load_protocol("tract"), 500, 50_000).protocol.metrics
 
 
 def test_statistics_do_not_load_more_than_is_kept(colours, monkeypatch):

@@ -21,7 +21,9 @@ def evaluate(
         Path | None,
         typer.Argument(help="Samples: a run's folder, a folder or zip of PNG files, .npz, or .pt of one tensor."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set that the samples imitate. [default: digits]")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set that the samples imitate; the self-check takes digits without it.")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="tract, edm, adm, clean, raw, or all. [default: the data set's]")
     ] = None,
@@ -63,7 +65,7 @@ def evaluate(
     where = chosen_device(device)
     made = None
     if path is not None and (path / "record.json").is_file():
-        from tractbench.run import run_samples
+        from tractbench.rescore import run_samples
 
         made, config = run_samples(path, where, samples)
         if dataset not in (None, config.dataset):

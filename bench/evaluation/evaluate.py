@@ -13,7 +13,7 @@ from torch import Tensor
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.files import FileDataset
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
-from tractbench.evaluation.fidelity import FROM_FEATURES, check_count
+from tractbench.evaluation.fidelity import FROM_FEATURES, check_metrics
 from tractbench.evaluation.images import SampleSet, format_shape
 from tractbench.evaluation.inception_scorer import check_data
 from tractbench.evaluation.manifest import Manifest, versions
@@ -87,7 +87,7 @@ def evaluate(
     protocol = _chosen_metrics(protocol, settings)
     size, sets, deviations = _plan(samples, dataset, protocol, settings)
     if protocol.inception:
-        check_count(protocol.metrics, size, "samples")
+        check_metrics(protocol.metrics, size, None if settings.statistics else len(dataset.train))
     scorer = make_scorer(
         dataset,
         protocol,

@@ -38,13 +38,30 @@ FROM_FEATURES = frozenset({"kid", "precision", "recall"})
 """Metrics that need the reference's features and not only their mean and covariance."""
 
 
-def check_count(metrics: tuple[str, ...], count: int, whose: str) -> None:
-    """Raise ConfigError if a metric needs more samples than there are; ``whose`` names them in the message."""
-    lacking = [name for name in metrics if count < NEEDS[name]]
-    if lacking:
-        rest = ",".join(name for name in metrics if name not in lacking)
-        remedy = f"; leave it out: --metrics {rest}" if rest else ""
-        raise ConfigError(f"{lacking[0]} needs {NEEDS[lacking[0]]:,} {whose}, there are {count:,}{remedy}")
+def lacking(metrics: tuple[str, ...], samples: int, training: int | None) -> dict[str, str]:
+    """Return the metrics that cannot be computed, each with what it needs.
+
+    Args:
+        metrics: names of metrics.
+        samples: how many samples there are.
+        training: how many training images, None if the reference is a mean and a covariance.
+    """
+    found = {}
+    for name in metrics:
+        if samples < NEEDS[name]:
+            found[name] = f"{NEEDS[name]:,} samples, there are {samples:,}"
+        elif name in FROM_FEATURES and training is None:
+            found[name] = "the reference's features, and there are only their mean and covariance"
+        elif name in FROM_FEATURES and training is not None and training < NEEDS[name]:
+            found[name] = f"{NEEDS[name]:,} training images, there are {training:,}"
+    return found
+
+
+def check_metrics(metrics: tuple[str, ...], samples: int, training: int | None) -> None:
+    """Raise ConfigError for the first metric that :func:`lacking` names."""
+    for name, need in (missing := lacking(metrics, samples, training)).items():
+        rest = ",".join(other for other in metrics if other not in missing)
+        raise ConfigError(f"{name} needs {need}" + (f"; leave it out: --metrics {rest}" if rest else ""))
 
 
 def moments(features: Tensor) -> Gaussian:

@@ -19,6 +19,10 @@ from tractbench.errors import ConfigError, DamagedFileError
 BATCH = 500
 LOSSY = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MODES = {"L": 1, "RGB": 3}
+DEPTH = 24
+"""Where a PNG file says how many bits a channel has."""
+
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 MODE_REMEDY = "save 8-bit RGB without alpha channel or palette (grey only for grey data)"
 
 
@@ -112,11 +116,15 @@ def _picture(path: Path, name: str, open_file: Callable[[str], IO[bytes]]) -> An
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open_file(name) as handle, Image.open(handle, formats=("PNG",)) as image:
-            if image.mode not in MODES:
-                raise ConfigError(f"{path}/{name} has mode {image.mode}; {MODE_REMEDY}")
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, zipfile.BadZipFile, zlib.error) as error:
+        with open_file(name) as handle:
+            bits = handle.read(DEPTH + 1)[DEPTH:]
+            handle.seek(0)
+            with Image.open(handle, formats=("PNG",)) as image:
+                if image.mode not in MODES or bits != b"\x08":  # PIL would rescale other depths without a word
+                    depth = f"mode {image.mode}, {bits[0]} bits"
+                    raise ConfigError(f"{path}/{name} has {depth}; {MODE_REMEDY}")
+                pixels = np.asarray(image)
+    except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise _damaged(f"{path}/{name}", error) from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -149,7 +157,7 @@ def _open_npz(path: Path) -> SampleSet:
                 length = rows * height * width * channels * dtype.itemsize
                 try:
                     content = handle.read(length)
-                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                except UNREADABLE as error:
                     raise _damaged(path, error) from error
                 if len(content) < length:
                     raise DamagedFileError(f"{path} ends before its {count:,} images; make or fetch it again")
@@ -165,7 +173,7 @@ def _header(path: Path, handle: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[An
         version = np.lib.format.read_magic(handle)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read(handle)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise _damaged(path, error) from error
     if by_columns or dtype.hasobject or not shape:
         raise ConfigError(f"{path}: its array is not one of numbers in C order; save it with numpy.ascontiguousarray")

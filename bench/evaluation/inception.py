@@ -88,7 +88,7 @@ class Inception:
     def untrained(cls, device: str) -> Inception:
         """Return the network with random weights, to see how long it takes."""
         network = cls.__new__(cls)
-        network._fold(_bare_network(), device)
+        network._fold(untrained_network(), device)
         return network
 
     def _fold(self, network: nn.Module, device: str) -> None:
@@ -124,7 +124,7 @@ def torch_fidelity_network(path: Path) -> nn.Module:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ValueError("it holds no dictionary of tensors")
-        network = _bare_network()
+        network = untrained_network()
         nn.Module.load_state_dict(network, tensors)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         reason = " ".join(str(error).split())[:200]
@@ -134,7 +134,7 @@ def torch_fidelity_network(path: Path) -> nn.Module:
     return network
 
 
-def _bare_network() -> nn.Module:
+def untrained_network() -> nn.Module:
     """Build torch-fidelity's network with random weights: its constructor would unpickle a file without care."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -22,7 +22,6 @@ from tractbench.datasets.gaussians import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.fidelity import (
     FROM_FEATURES,
-    check_count,
     fid_infinity,
     inception_score,
     kernel_distance,
@@ -73,7 +72,7 @@ class InceptionScorer:
         statistics: npz file to compare with instead of the training images.
 
     Raises:
-        ConfigError: the data set is of another kind, or the metrics need features that the file does not have.
+        ConfigError, DamagedFileError: the statistics cannot be read.
     """
 
     def __init__(
@@ -86,15 +85,7 @@ class InceptionScorer:
         progress: Progress | None = None,
         statistics: Path | None = None,
     ) -> None:
-        check_data(dataset, protocol)
         self._metrics = protocol.metrics
-        lacking = [name for name in self._metrics if name in FROM_FEATURES]
-        if statistics is not None and lacking:
-            rest = ",".join(name for name in self._metrics if name not in FROM_FEATURES)
-            raise ConfigError(
-                f"{lacking[0]} needs the reference's features, {statistics} has only their mean and covariance; "
-                f"leave it out: --metrics {rest or 'fid'}"
-            )
         self._imported = None if statistics is None else import_reference(statistics)
         names = self._metrics if weights.verified else tuple(map(unverified_name, self._metrics))
         self.protocol = protocol.model_copy(update={"metrics": names})
@@ -134,11 +125,7 @@ class InceptionScorer:
         _ = self.network, self.reference
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
-        """Score images ``[B, 3, H, W]`` uint8; features are held only if a metric beside ``fid`` needs them.
-
-        Raises:
-            ConfigError: a metric needs more samples or a larger reference.
-        """
+        """Score images ``[B, 3, H, W]`` uint8; features are held only if a metric beside ``fid`` needs them."""
         reference = self.reference
         hold_pool = bool({"fid_infinity", *FROM_FEATURES} & set(self._metrics))
         hold_logits = "inception_score" in self._metrics
@@ -167,7 +154,6 @@ class InceptionScorer:
             scores["fid_infinity"] = fid_infinity(features, reference.gaussian)
         if reference.features is not None:
             wanted = tuple(name for name in self._metrics if name in FROM_FEATURES)
-            check_count(wanted, len(reference.features), "reference images")
             if "kid" in wanted:
                 scores["kid"] = kernel_distance(features, reference.features)
             if {"precision", "recall"} & set(wanted):

@@ -27,10 +27,10 @@ from tractbench.datasets.base import Dataset
 from tractbench.datasets.gaussians import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.features import Extractor, feature_extractor, pixel_extractor
-from tractbench.evaluation.fidelity import NEEDS
+from tractbench.evaluation.fidelity import lacking
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
 from tractbench.evaluation.inception import choose_weights
-from tractbench.evaluation.inception_scorer import InceptionScorer
+from tractbench.evaluation.inception_scorer import InceptionScorer, check_data
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.protocols import Protocol
 from tractbench.progress import Progress
@@ -81,8 +81,8 @@ def make_scorer(
         dataset: the data.
         protocol: the protocol.
         chunk: features are extracted and summed in pieces of so many images; the Inception network has its own size.
-        samples: how many samples will be scored; Inception metrics that need more are left out of the scorer's
-            protocol, and on data without end the floors are those of as many true points.
+        samples: how many samples will be scored; Inception metrics that need more, or more of the reference, are left
+            out of the protocol, which is said; on data without end the floors are those of as many true points.
         device: where the Inception network runs.
         progress: draws what an Inception protocol does before its first score.
         weights: Inception weights instead of the published ones; no score is a FID then.
@@ -92,7 +92,11 @@ def make_scorer(
         ConfigError: the protocol is for other data.
     """
     if protocol.inception:
-        possible = tuple(name for name in protocol.metrics if samples >= NEEDS[name])
+        check_data(dataset, protocol)
+        missing = lacking(protocol.metrics, samples, None if statistics else len(dataset.train))
+        for name, need in missing.items():
+            (progress or Progress()).message(f"{name} is left out: it needs {need}")
+        possible = tuple(name for name in protocol.metrics if name not in missing)
         protocol, chosen = protocol.model_copy(update={"metrics": possible}), choose_weights(weights)
         return InceptionScorer(dataset, protocol, chosen, device=device, progress=progress, statistics=statistics)
     for option, value in (("weights", weights), ("statistics", statistics)):

@@ -48,7 +48,7 @@ def self_check(
         progress: draws the bars.
 
     Raises:
-        ConfigError: the data have no images, or there are too few.
+        ConfigError: the data have no images.
     """
     if isinstance(dataset, Mixture):
         raise ConfigError(f"data set '{dataset.name}' has no real images to check with; use --dataset digits")

@@ -106,7 +106,7 @@ def difference(values: Sequence[float], reference: float = 0.0, error: float = 0
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PValues:
     """One-sided p values for a statement and against it."""
 
     holds: float
@@ -119,16 +119,16 @@ class Evidence:
         return "contradicted" if self.fails <= alpha else "inconclusive"
 
 
-NONE = Evidence(1.0, 1.0)
+NONE = PValues(1.0, 1.0)
 """No evidence either way."""
 
 
-def lower(differences: Difference | None) -> Evidence:
+def lower(differences: Difference | None) -> PValues:
     """Test that paired differences have a mean below 0, against above 0."""
-    return Evidence(differences.p_below(0.0), differences.p_above(0.0)) if differences else NONE
+    return PValues(differences.p_below(0.0), differences.p_above(0.0)) if differences else NONE
 
 
-def equivalent(found: Difference | None, margin: float) -> Evidence:
+def equivalent(found: Difference | None, margin: float) -> PValues:
     """Test that a difference lies within +- ``margin``, against outside of it.
 
     At level 0.05 it holds when the 90% interval lies inside the margin, and fails when the 95% interval lies wholly
@@ -137,17 +137,17 @@ def equivalent(found: Difference | None, margin: float) -> Evidence:
     if found is None:
         return NONE
     inside = max(found.p_below(margin), found.p_above(-margin))
-    return Evidence(inside, min(1.0, 2 * min(found.p_above(margin), found.p_below(-margin))))
+    return PValues(inside, min(1.0, 2 * min(found.p_above(margin), found.p_below(-margin))))
 
 
-def every(parts: Sequence[Evidence]) -> Evidence:
+def every(parts: Sequence[PValues]) -> PValues:
     """Test that all statements hold: intersection-union for it, Bonferroni over the parts against it."""
-    return Evidence(max(p.holds for p in parts), min(1.0, len(parts) * min(p.fails for p in parts)))
+    return PValues(max(p.holds for p in parts), min(1.0, len(parts) * min(p.fails for p in parts)))
 
 
-def any_of(parts: Sequence[Evidence]) -> Evidence:
+def any_of(parts: Sequence[PValues]) -> PValues:
     """Test that one of the statements holds: Bonferroni over them for it, intersection-union against it."""
-    return Evidence(min(1.0, len(parts) * min(p.holds for p in parts)), max(p.fails for p in parts))
+    return PValues(min(1.0, len(parts) * min(p.holds for p in parts)), max(p.fails for p in parts))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import warnings
 
 import torch
 
-from tractbench.evaluation.inception import Inception, _bare_network
+from tractbench.evaluation.inception import Inception, untrained_network
 
 warnings.simplefilter("ignore")
 
@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     images = torch.randint(0, 256, (arguments.images, 3, arguments.size, arguments.size), dtype=torch.uint8)
-    theirs, ours = _bare_network().to(arguments.device), Inception.untrained(arguments.device)
+    theirs, ours = untrained_network().to(arguments.device), Inception.untrained(arguments.device)
     on_device = images.to(arguments.device)
     works = {"torch-fidelity": lambda: theirs(on_device)}
     works |= {name: lambda name=name: ours(images, name) for name in ("tensorflow", "torch", "clean")}
