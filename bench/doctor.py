@@ -106,9 +106,7 @@ def _weights() -> Finding:
     if not weights.path.exists():
         return Finding("Inception weights", False, f"not here; fetched at the first FID, or put them at {weights.path}")
     good = file_sha256(weights.path) == weights.sha256
-    return Finding(
-        "Inception weights", good, f"{weights.path}" + "" if good else f"{weights.path} is damaged; delete it"
-    )
+    return Finding("Inception weights", good, str(weights.path) if good else f"{weights.path} is damaged; delete it")
 
 
 def _results(runs: Path) -> Finding:

@@ -20,6 +20,7 @@ from tractbench.errors import TractbenchError
 from tractbench.evaluation.ends import ENDS
 from tractbench.evaluation.protocols import Protocol, load_protocol
 from tractbench.method import Method
+from tractbench.nets.build import build_network
 from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
 from tractbench.teachers.load import load_teacher, new_denoiser, wrap
@@ -164,11 +165,9 @@ def _network(config: RunConfig, dataset: Dataset, process: Process, device: str)
         random = generator("plan")
         card = published_teachers().get(config.teacher)
         if card is None:
-            name = next(iter(dataset.networks))
-            denoiser = new_denoiser(dataset.network(name, config.process), process, random)
+            recipe = dataset.recipe(config.process + "-smoke" * config.teacher.endswith("-smoke"))
+            denoiser = new_denoiser(dataset.network(recipe.network, config.process), process, random)
         else:
-            from tractbench.nets.build import build_network
-
             denoiser = wrap(build_network(card.network, card.arguments, random), card.parameterisation, process)
     return denoiser.to(device) if isinstance(denoiser, nn.Module) else denoiser
 

@@ -7,8 +7,10 @@ from tractbench.config import resolve
 from tractbench.diffusion.denoiser import CountingDenoiser
 from tractbench.diffusion.processes import VE
 from tractbench.diffusion.solvers import sample_ode
+from tractbench.nets.build import meta_network
 from tractbench.plan import Stage, evaluations, make_plan
 from tractbench.progress import Progress
+from tractbench.registry import load_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +68,20 @@ def test_what_is_missing_is_named_with_its_remedy(tractbench, tmp_path):
     assert not (tmp_path / "cache").exists()  # a plan writes and fetches nothing
 
 
+@pytest.mark.parametrize(
+    ("method", "dataset"), [("tract_edm", "cifar10"), ("tract_edm", "imagenet64"), ("ddim", "cifar10")]
+)
+def test_a_teacher_that_is_not_here_is_timed_by_a_network_like_it(tmp_path, method, dataset):
+    config, made = plan(tmp_path, method=method, dataset=dataset, tier="smoke", protocol="raw")
+    preset = load_dataset(dataset).network("tiny-edm" if config.process == "ve" else "tiny", config.process)
+    built = meta_network(preset.network, preset.arguments)
+    assert made.parameters == sum(p.numel() for p in built.parameters())
+
+
 def test_a_plan_for_reading(tractbench):
     out = tractbench("plan", "--method", "ddim", "--dataset", "digits", "--quiet").out
     assert "It could start now." in out
-    assert "hours on one CPU" in out
+    assert "hours on one CPU, " in out
     assert tractbench("plan", "--method", "trakt", "--dataset", "digits").code == 2
 
 

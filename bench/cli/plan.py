@@ -51,7 +51,8 @@ def plan(
     hours = sum(stage.hours for stage in made.stages)
     if as_json:
         stages = [asdict(stage) | {"hours": stage.hours} for stage in made.stages]
-        print(json.dumps({"ready": made.ready, "device": made.device, "parameters": made.parameters, "hours": hours,
+        print(json.dumps({"ready": made.ready, "device": made.device, "devices": made.devices,
+                          "parameters": made.parameters, "hours": hours,
                           "needs": [asdict(need) for need in made.needs], "stages": stages}))  # fmt: skip
         return
     print_table(
@@ -63,8 +64,8 @@ def plan(
         [[s.name, f"{s.images:,}", f"{1 / s.seconds_per_image:,.1f}", f"{s.hours:,.2f}"] for s in made.stages]
         + [["all", "", "", f"{hours:,.2f}"]],
     )
-    unit = "GPU-hours" if device != "cpu" and made.device[:3] != "CPU" else "hours"
-    print(f"{hours:,.1f} {unit} on one {made.device}, by the speed of small batches; larger ones are faster on GPUs.")
+    unit = "hours" if made.device.startswith("CPU") else "GPU-hours"
+    print(f"{hours:,.1f} {unit} on one {made.device} of {made.devices} here; a run uses one.")
     print("It could start now." if made.ready else "It cannot start before what is MISSING is here.")
 
 
