@@ -114,14 +114,14 @@ def make_plan(
         device: cpu or cuda.
         progress: draws the calibration.
     """
-    protocol = load_protocol(config.protocol)
+    protocol, free = load_protocol(config.protocol), _free_memory(device)
     needs = [_data(dataset), _teacher(config, dataset), *_weights(protocol)]
     process = PROCESSES[config.process](config.grid_steps)
     denoiser = _network(config, dataset, process, device)
     parameters = sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
     with progress.task("measuring this machine", 3 if method.trains else 2, "stage") as task:
         stages = _stages(config, method, dataset, process, denoiser, protocol, device, task)
-    needs += [_memory(parameters, method, device), _disk(parameters, config, store)]
+    needs += [_memory(parameters, method, free), _disk(parameters, config, store)]
     count = torch.cuda.device_count() if device.startswith("cuda") else 1
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     return Plan(tuple(needs), tuple(stages), parameters, name, count)
@@ -288,16 +288,18 @@ def _scoring(dataset: Dataset, protocol: Protocol, device: str) -> float:
     return _per_image(features, BATCH, device)
 
 
-def _memory(parameters: int, method: Method, device: str) -> Need:
-    needed = parameters * (STUDENT_BYTES if method.trains else 4)
+def _free_memory(device: str) -> int:
+    """Return the bytes that a run could have, 0 if nobody says."""
     if device.startswith("cuda"):
-        there = torch.cuda.get_device_properties(0).total_memory
-    else:
-        lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-        there = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 0)
-    enough = there == 0 or needed < there
-    detail = f"{needed / 1e9:.1f} GB of weights and optimiser beside the activations; {there / 1e9:.1f} GB here"
-    return Need("memory", enough, detail)
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 0)
+
+
+def _memory(parameters: int, method: Method, free: int) -> Need:
+    needed = parameters * (STUDENT_BYTES if method.trains else 4)
+    detail = f"{needed / 1e9:.1f} GB of weights and optimiser beside the activations; {free / 1e9:.1f} GB here"
+    return Need("memory", free == 0 or needed < free, detail)
 
 
 def _disk(parameters: int, config: RunConfig, store: Path) -> Need:

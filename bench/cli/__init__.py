@@ -14,6 +14,7 @@ from tractbench.cli.plan import doctor, plan
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
 from tractbench.cli.teacher import features_app, teacher_app
+from tractbench.cli.verify import verify
 from tractbench.errors import TractbenchError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(evaluate)
 app.command()(report)
+app.command()(verify)
 app.command(name="list")(list_)
 app.command()(doctor)
 app.add_typer(data_app, name="data")

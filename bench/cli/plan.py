@@ -61,11 +61,12 @@ def plan(
     )
     print_table(
         {"stage": "left", "images": "right", "images/s": "right", "hours": "right"},
-        [[s.name, f"{s.images:,}", f"{1 / s.seconds_per_image:,.1f}", f"{s.hours:,.2f}"] for s in made.stages]
+        [[s.name, f"{s.images:,}", f"{1 / s.seconds_per_image:,.3g}", f"{s.hours:,.2f}"] for s in made.stages]
         + [["all", "", "", f"{hours:,.2f}"]],
     )
-    unit = "hours" if made.device.startswith("CPU") else "GPU-hours"
-    print(f"{hours:,.1f} {unit} on one {made.device} of {made.devices} here; a run uses one.")
+    cpu = made.device.startswith("CPU")
+    there = "" if cpu else f", of {made.devices} here; a run uses one"
+    print(f"{hours:,.1f} {'hours' if cpu else 'GPU-hours'} on {made.device}{there}.")
     print("It could start now." if made.ready else "It cannot start before what is MISSING is here.")
 
 

@@ -1,0 +1,87 @@
+"""``tractbench verify``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tractbench.cli.options import Json, Runs
+from tractbench.errors import ConfigError, nearest_name
+
+if TYPE_CHECKING:
+    from tractbench.reports.verdicts import Verdict
+
+CONTRADICTED = 1
+UNDECIDED = 3
+
+
+def verify(
+    table: Annotated[str | None, typer.Option(help="Only this table: digits, cifar10, imagenet64, ...")] = None,
+    tier: Annotated[str | None, typer.Option(help="Only this evidence tier: small, paper.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 3 if anything is not run or not decided.")
+    ] = False,
+    tables: Annotated[Path | None, typer.Option(help="Folder of tables of your own instead of the paper's.")] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> int:
+    """Judge the paper's figures and claims by the runs there are: reproduced, contradicted, inconclusive or not run.
+
+    A figure is reproduced when the 90% interval of the difference lies within its margin, contradicted when the 95%
+    interval lies outside. A claim is tested by paired t on the logarithm of scores over at least five shared training
+    seeds, with Holm's correction over all claims of its tier. Exit status: 0 if nothing is contradicted, else 1.
+
+    Examples:
+      tractbench verify --tier small
+      tractbench verify --table cifar10 --strict --json
+    """
+    from tractbench.paper import load_tables
+    from tractbench.reports.verdicts import verdicts
+    from tractbench.results.store import Store
+
+    known = load_tables(tables)
+    for option, wanted, names in (("table", table, set(known)), ("tier", tier, {t.tier for t in known.values()})):
+        if wanted is not None and wanted not in names:
+            raise ConfigError(f"unknown {option} {wanted!r}{nearest_name(wanted, names)}")
+    found = [v for v in verdicts(Store(runs).latest(), known) if table in (None, v.table) and tier in (None, v.tier)]
+    if as_json:
+        print(json.dumps({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
+    else:
+        _print(found)
+    if any(verdict.verdict == "contradicted" for verdict in found):
+        return CONTRADICTED
+    return UNDECIDED if strict and any(verdict.missing for verdict in found) else 0
+
+
+def _print(found: list[Verdict]) -> None:
+    """Print a line for each verdict and what stands behind it, tier by tier."""
+    for tier, protocol in dict.fromkeys((verdict.tier, verdict.protocol) for verdict in found):
+        print(f"tier {tier}, protocol {protocol}")
+        for verdict in found:
+            if (verdict.tier, verdict.protocol) == (tier, protocol):
+                print(f"  {verdict.verdict:14} {verdict.id}")
+                if details := ", ".join(_details(verdict)):
+                    print(f"  {'':14}   {details}")
+
+
+def _details(verdict: Verdict) -> list[str]:
+    """Say what a verdict rests on: the score of a figure or the ratio of scores of a claim, and its interval."""
+    details = []
+    if verdict.estimate is not None:
+        kind = verdict.metric if verdict.kind == "cell" else f"ratio of {verdict.metric}"
+        details.append(f"{kind} {verdict.estimate:.3g}")
+    if verdict.interval:
+        details[-1] += f" (95% {verdict.interval[0]:.3g} to {verdict.interval[1]:.3g})"
+    if verdict.published is not None:
+        details.append(f"published {verdict.published:.3g}")
+    if verdict.n:
+        details.append(f"{verdict.n} training seed{'s' * (verdict.n > 1)}")
+    p = verdict.p_against if verdict.verdict == "contradicted" else verdict.p
+    if p is not None:
+        details.append(f"p {p:.2g}")
+    if verdict.further_seeds:
+        details.append(f"{verdict.further_seeds} more would decide")
+    return details

@@ -1,0 +1,232 @@
+"""Verdicts by simulation on planted truth, and which runs may stand behind them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tractbench.config import resolve
+from tractbench.paper import load_tables
+from tractbench.reports.evidence import Evidence, gather
+from tractbench.reports.verdicts import judge, verdicts
+from tractbench.results.record import Metric, Record
+from tractbench.results.store import Store
+
+TABLES = load_tables()
+DIGITS = {"digits": TABLES["digits"]}
+SEEDS = range(5)
+
+
+def evidence(scores):
+    """What a store would hold: one score for each training seed of each cell."""
+    return {
+        cell.id: Evidence(quoted=dict(enumerate(scores[cell.id]))) if cell.id in scores else Evidence()
+        for table in TABLES.values()
+        for cell in table.cells.values()
+    }
+
+
+def drawn(random, cells, log_mean=lambda cell: 0.0, shared=0.1, own=0.05, n=5):
+    """Log-normal scores whose training seeds cells share in part, as runs of one seed do."""
+    seeds = random.normal(0, shared, n)
+    return {cell.id: np.exp(log_mean(cell) + seeds + random.normal(0, own, n)) for cell in cells}
+
+
+def test_without_any_difference_a_report_errs_in_at_most_one_of_twenty():
+    """Family-wise, over all claims of the tier: at the edge of every claim both decisions are errors."""
+    random, cells = np.random.default_rng(0), list(DIGITS["digits"].cells.values())
+    wrong = {"reproduced": 0, "contradicted": 0}
+    for _ in range(400):
+        found = judge(DIGITS, evidence(drawn(random, cells)))
+        for error in wrong:
+            wrong[error] += any(verdict.verdict == error for verdict in found)
+    assert max(wrong.values()) / 400 <= 0.08  # a true 5% exceeds 8% of 400 once in 200
+
+
+def planted(random, better, worse):
+    scores = drawn(random, [DIGITS["digits"].cells[ref] for ref in (better, worse)])
+    scores[f"digits/{better}"] = scores[f"digits/{better}"] * 0.5
+    return {verdict.id: verdict for verdict in judge(DIGITS, evidence(scores))}
+
+
+def test_a_large_difference_is_seen_in_its_direction():
+    random = np.random.default_rng(2)
+    claim = "digits/tract-beats-btd-1step"
+    for_it, against = planted(random, "tract/1", "btd/1")[claim], planted(random, "btd/1", "tract/1")[claim]
+    assert (for_it.verdict, against.verdict) == ("reproduced", "contradicted")
+    assert for_it.interval[0] < for_it.estimate < for_it.interval[1] < 1 < against.interval[0]
+    assert (for_it.n, for_it.tier, for_it.protocol) == (5, "small", "raw")
+
+
+def test_holms_correction_counts_claims_that_were_not_run():
+    """Alone in its table's tier a p value of 0.03 decides; among nine claims it does not."""
+    logs = np.array([-0.3, -0.05, -0.15, -0.02, -0.25])
+    scores = {"digits/tract/1": np.exp(logs), "digits/btd/1": np.ones(5)}
+    claim = next(v for v in judge(DIGITS, evidence(scores)) if v.id == "digits/tract-beats-btd-1step")
+    alone = DIGITS["digits"].model_copy(update={"claims": DIGITS["digits"].claims[:1]})
+    only = judge({"digits": alone}, evidence(scores))[0]
+    assert only.verdict == "reproduced"
+    assert claim.p == pytest.approx(9 * only.p)
+    assert claim.verdict == "inconclusive"
+    assert claim.further_seeds >= 1
+
+
+def test_four_seeds_decide_no_claim():
+    scores = {"digits/tract/1": np.exp([-1.0, -1.1, -0.9, -1.05]), "digits/btd/1": np.ones(4)}
+    claim = next(v for v in judge(DIGITS, evidence(scores)) if v.id == "digits/tract-beats-btd-1step")
+    assert (claim.verdict, claim.n) == ("inconclusive", 4)
+    assert claim.further_seeds == 1
+
+
+# Figures
+
+
+FIGURE = "cifar10/tract-96m/1"  # 5.02 as published, margin 0.3
+
+
+def figure(values, cell=FIGURE):
+    return next(v for v in judge(TABLES, evidence({cell: values})) if v.id == cell)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([5.0, 5.05, 5.02, 4.99, 5.04], "reproduced"),
+        ([6.0, 6.1, 5.9, 6.05, 5.95], "contradicted"),
+        ([5.2, 5.4, 5.3, 5.35, 5.25], "inconclusive"),
+        ([5.02], "inconclusive"),
+        ([], "not run"),
+    ],
+)
+def test_a_published_figure(values, verdict):
+    found = figure(values)
+    assert found.verdict == verdict
+    assert (found.published, found.margin, found.protocol) == (5.02, 0.3, "tract")
+    if values:
+        assert found.difference == pytest.approx(np.mean(values) - 5.02)
+
+
+def test_a_figure_of_another_budget_is_never_decided():
+    assert figure([9.1, 9.12, 9.13, 9.11, 9.12], "cifar10/btd-96m/1").verdict == "budget differs"
+
+
+def test_figures_err_in_at_most_one_of_twenty():
+    random, wrong = np.random.default_rng(3), {"reproduced": 0, "contradicted": 0}
+    cell = TABLES["cifar10"].cells["tract-96m/1"]
+    for truth, error in ((cell.margin, "reproduced"), (0.99 * cell.margin, "contradicted")):
+        for _ in range(600):
+            offset = truth - random.normal(0, cell.error)  # the figure has an error of its own
+            values = cell.published.value + offset + random.normal(0, 0.05, 5)
+            wrong[error] += figure(list(values)).verdict == error
+    assert max(wrong.values()) / 600 <= 0.075  # a true 5% exceeds 7.5% of 600 once in 300
+
+
+# Which runs count
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A record of a real run, to plant scores in."""
+    from tractbench.datasets.digits import Digits
+    from tractbench.progress import Progress
+    from tractbench.run import Runtime, run
+
+    config, method, _ = resolve({"method": "ddim", "dataset": "digits", "tier": "smoke"})
+    store = Store(tmp_path_factory.mktemp("runs"), create=True)
+    return run(config, method, Digits(), store, Progress(), Runtime()).record
+
+
+def record(real, cell, seed, score, **changes):
+    config = resolve({**cell.settings, "seed": seed})[0]
+    per_seed = [score * (1 + 0.001 * i) for i in range(len(config.sampling_seeds))]
+    made = {"identity": f"{cell.ref} {seed} {changes}", "config": config, "metrics": {cell.metric: Metric.of(per_seed)}}
+    return real.model_copy(update=made | changes)
+
+
+def test_only_runs_that_are_the_cells_count(real):
+    cell = DIGITS["digits"].cells["tract/1"]
+    other = resolve({**cell.settings, "seed": 1, "budget": "64K"})[0]
+    records = [
+        record(real, cell, 0, 2.0),
+        record(real, cell, 1, 9.0, results_version=1),
+        record(real, cell, 2, 9.0, status="failed", reason="loss is nan", metrics={}),
+        record(real, cell, 3, 9.0, deviations=("data: other",)),
+        record(real, cell, 4, 0.0),
+        record(real, cell, 1, 9.0, config=other),
+    ]
+    found = gather(cell, records)
+    assert list(found.quoted) == [0]
+    assert found.quoted[0] == pytest.approx(2.002)
+    assert found.budgets == (65536,)
+    assert [text.partition(":")[0] for text in found.left_out] == [f"training seed {seed}" for seed in (1, 2, 3, 4)]
+
+
+def test_runs_of_another_teacher_are_not_put_together(real):
+    cell = DIGITS["digits"].cells["tract/1"]
+    old = record(real, cell, 0, 9.0, hashes=real.hashes | {"teacher": "another"})
+    found = gather(cell, [old, record(real, cell, 1, 2.0)])
+    assert list(found.quoted) == [1]
+    assert "other files than the latest" in found.left_out[0]
+
+
+def test_a_store_with_another_budget_only_says_so(real):
+    cell = DIGITS["digits"].cells["tract/1"]
+    config = resolve({**cell.settings, "budget": "96K"})[0]
+    found = {v.id: v.verdict for v in verdicts([record(real, cell, 0, 2.0, config=config)], DIGITS)}
+    assert found["digits/tract-beats-btd-1step"] == "not run"  # btd has no run at all
+    both = [record(real, DIGITS["digits"].cells[ref], 0, 2.0, config=resolve(
+        {**DIGITS["digits"].cells[ref].settings, "budget": "96K"})[0]) for ref in ("tract/1", "btd/1")]  # fmt: skip
+    claim = next(v for v in verdicts(both, DIGITS) if v.id == "digits/tract-beats-btd-1step")
+    assert claim.verdict == "budget differs"
+    assert "run only with a budget of 96K" in " ".join(claim.notes)
+
+
+# The command
+
+
+def planted_store(tmp_path, real, ratio, cells=("tract/1", "btd/1")):
+    store = Store(tmp_path / "runs", create=True)
+    random = np.random.default_rng(4)
+    for seed in SEEDS:
+        for ref, factor in zip(cells, (ratio, 1.0), strict=True):
+            score = 2.0 * factor * math.exp(random.normal(0, 0.02))
+            made = record(real, DIGITS["digits"].cells[ref], seed, score, folder=f"{ref}-{seed}".replace("/", "-"))
+            store.append(Record.model_validate(made.model_dump()))
+    return store
+
+
+@pytest.mark.parametrize(("ratio", "arguments", "code"), [
+    (0.5, (), 0),
+    (0.5, ("--strict",), 3),
+    (2.0, (), 1),
+    (2.0, ("--strict",), 1),
+    (1.0, (), 0),
+])  # fmt: skip
+def test_exit_codes(tractbench, tmp_path, real, ratio, arguments, code):
+    planted_store(tmp_path, real, ratio)
+    assert tractbench("verify", "--tier", "small", *arguments).code == code
+
+
+def test_json_has_every_verdict(tractbench, tmp_path, real):
+    planted_store(tmp_path, real, 0.5)
+    found = tractbench("verify", "--json").json["verdicts"]
+    assert {"id", "kind", "tier", "protocol", "verdict", "estimate", "interval", "n", "p", "published"} <= set(found[0])
+    published = sum(c.published is not None for t in TABLES.values() for c in t.cells.values())
+    assert len(found) == published + sum(len(t.claims) for t in TABLES.values())
+    claim = next(v for v in found if v["id"] == "digits/tract-beats-btd-1step")
+    assert claim["verdict"] == "reproduced"
+    assert claim["estimate"] == pytest.approx(0.5, rel=0.05)
+
+
+def test_reading_and_bad_names(tractbench, tmp_path, real):
+    planted_store(tmp_path, real, 0.5)
+    out = tractbench("verify", "--table", "digits").out
+    assert "reproduced     digits/tract-beats-btd-1step" in out
+    assert "not run        digits/two-phases-best" in out
+    assert "cifar10" not in out
+    assert "did you mean 'digits'" in tractbench("verify", "--table", "digit").err
+    assert tractbench("verify", "--tier", "smal").code == 2
+    assert tractbench("verify", "--runs", Path("none")).code == 2
+    (tmp_path / "mine").mkdir()
+    assert "no tables" in tractbench("verify", "--tables", tmp_path / "mine").err
