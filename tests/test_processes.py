@@ -70,22 +70,22 @@ def test_ends_of_the_schedule_can_be_chosen(high, low):
 def test_cross_is_antisymmetric_and_is_the_determinant_of_the_two_scales(t, s):
     process, t, s = VP(), at(t), at(s)
     determinant = process.alpha(s) * process.sigma(t) - process.alpha(t) * process.sigma(s)
-    torch.testing.assert_close(process.cross(t, s), determinant, rtol=0, atol=1e-15)
-    torch.testing.assert_close(process.cross(s, t), -process.cross(t, s), rtol=0, atol=1e-15)
+    torch.testing.assert_close(process.scales(t, s).cross, determinant, rtol=0, atol=1e-15)
+    torch.testing.assert_close(process.scales(s, t).cross, -process.scales(t, s).cross, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("steps", [1 << 10, 1 << 15, 1 << 20])
 def test_cross_loses_no_digits_between_neighbouring_steps(steps):
     # equal turns of a rotation: the determinant is the sine of the turn, wherever the step lies
     index = torch.arange(0, steps, steps // 64, dtype=torch.float64)
-    cross = VP().cross((index + 1) / steps, index / steps)
+    cross = VP().scales((index + 1) / steps, index / steps).cross
     torch.testing.assert_close(cross, torch.full_like(cross, math.sin(ANGLE / steps)), rtol=1e-12, atol=0)
 
 
 def test_times_of_any_dtype_give_float64():
     process = VP()
     half = torch.tensor([0.5], dtype=torch.float32)
-    for value in (process.alpha(half), process.sigma(half), process.log_snr(half), process.cross(half, half)):
+    for value in (process.alpha(half), process.sigma(half), process.log_snr(half), *process.scales(half, half)):
         assert value.dtype == torch.float64
 
 

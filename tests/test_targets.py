@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tractbench.config import RunConfig
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import X0Denoiser
-from tractbench.diffusion.processes import VE, VP
+from tractbench.diffusion.processes import VE, VP, Scales
 from tractbench.diffusion.solvers import ddim_step, sample_ode
 from tractbench.errors import ConfigError
 from tractbench.evaluation.sampling import prior_labels, sample
@@ -273,8 +273,9 @@ class Rescaled:
     def log_snr(self, t):
         return -2 * self.sigma(t).log()
 
-    def cross(self, t, s):
-        return self.sigma(t) - self.sigma(s)
+    def scales(self, t, s):
+        sigma_t, sigma_s = self.sigma(t), self.sigma(s)
+        return Scales(sigma_t, sigma_s, sigma_t - sigma_s)
 
 
 @pytest.mark.parametrize("clip", [True, False])

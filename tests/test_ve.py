@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tractbench.diffusion.denoiser import CountingDenoiser, SigmaDenoiser
-from tractbench.diffusion.processes import VE, VP
+from tractbench.diffusion.processes import VE, VP, Scales
 from tractbench.diffusion.solvers import ddim_inverse, ddim_step, heun_step, sample_ode
 from tractbench.method import Batch, Nets, Phase, Times
 from tractbench.methods.tract_edm import TRACTEDM
@@ -47,8 +47,8 @@ class SigmaIsTime:
     def log_snr(self, t):
         return -2 * t.log()
 
-    def cross(self, t, s):
-        return t - s
+    def scales(self, t, s):
+        return Scales(t, s, t - s)
 
 
 def column(*values):

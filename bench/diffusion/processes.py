@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,20 @@ from torch import Tensor
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
     """Reshape ``[B]`` to ``[B, 1, ..., 1]`` so that it scales the samples of ``like``."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Scales(NamedTuple):
+    """Return what a step from t to s needs, each ``[B]``.
+
+    Attributes:
+        sigma_t: noise scale at t.
+        sigma_s: noise scale at s.
+        cross: alpha(s) sigma(t) - alpha(t) sigma(s), without cancellation as s approaches t.
+    """
+
+    sigma_t: Tensor
+    sigma_s: Tensor
+    cross: Tensor
 
 
 class Process(Protocol):
@@ -40,8 +54,8 @@ class Process(Protocol):
     def log_snr(self, t: Tensor) -> Tensor:
         """ln(alpha^2 / sigma^2) at t."""
 
-    def cross(self, t: Tensor, s: Tensor) -> Tensor:
-        """alpha(s) sigma(t) - alpha(t) sigma(s), without cancellation as s approaches t."""
+    def scales(self, t: Tensor, s: Tensor) -> Scales:
+        """Return what a step from t to s needs."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,9 @@ class VP:
         """ln(alpha^2 / sigma^2) = -2 ln tan(phi) at t."""
         return -2 * torch.log(torch.tan(self.phi(t)))
 
-    def cross(self, t: Tensor, s: Tensor) -> Tensor:
-        """alpha(s) sigma(t) - alpha(t) sigma(s) = sin(phi(t) - phi(s))."""
-        return torch.sin(self._turn * (t.double() - s.double()))
+    def scales(self, t: Tensor, s: Tensor) -> Scales:
+        """Return what a step from t to s needs; cross is sin(phi(t) - phi(s))."""
+        return Scales(self.sigma(t), self.sigma(s), torch.sin(self._turn * (t.double() - s.double())))
 
 
 @dataclass(frozen=True)
@@ -126,9 +140,10 @@ class VE:
         """-2 ln sigma at t; infinite at t = 0."""
         return -2 * torch.log(self.sigma(t))
 
-    def cross(self, t: Tensor, s: Tensor) -> Tensor:
-        """alpha(s) sigma(t) - alpha(t) sigma(s) = sigma(t) - sigma(s)."""
-        return self.sigma(t) - self.sigma(s)
+    def scales(self, t: Tensor, s: Tensor) -> Scales:
+        """Return what a step from t to s needs; cross is sigma(t) - sigma(s)."""
+        sigma_t, sigma_s = self.sigma(t), self.sigma(s)
+        return Scales(sigma_t, sigma_s, sigma_t - sigma_s)
 
 
 PROCESSES: dict[str, Callable[[int], Process]] = {"vp": lambda steps: VP(), "ve": VE}

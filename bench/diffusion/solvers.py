@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
-from tractbench.diffusion.processes import Process, per_sample
+from tractbench.diffusion.processes import Process, Scales, per_sample
 
 
 def ddim_step(process: Process, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -28,14 +28,18 @@ def ddim_step(process: Process, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -
         t: current times ``[B]``, float64.
         s: next times ``[B]``, float64.
     """
-    sigma_t = process.sigma(t)
-    return per_sample(process.sigma(s) / sigma_t, x_t) * x_t + per_sample(process.cross(t, s) / sigma_t, x_t) * x0
+    return _ddim_step(process.scales(t, s), x_t, x0)
+
+
+def _ddim_step(scales: Scales, x_t: Tensor, x0: Tensor) -> Tensor:
+    sigma_t, sigma_s, cross = scales
+    return per_sample(sigma_s / sigma_t, x_t) * x_t + per_sample(cross / sigma_t, x_t) * x0
 
 
 def ddim_inverse(process: Process, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """Return the x0 for which :func:`ddim_step` leads from x_t at t to x_s at s (s != t)."""
-    cross = process.cross(t, s)
-    return per_sample(process.sigma(t) / cross, x_t) * x_s - per_sample(process.sigma(s) / cross, x_t) * x_t
+    sigma_t, sigma_s, cross = process.scales(t, s)
+    return per_sample(sigma_t / cross, x_t) * x_s - per_sample(sigma_s / cross, x_t) * x_t
 
 
 def heun_step(
@@ -55,10 +59,10 @@ def heun_step(
         labels: class indices ``[B]`` or None.
         x0: the denoiser's prediction at (x_t, t).
     """
-    euler = ddim_step(process, x_t, x0, t, s)
-    noise = (euler - per_sample(process.alpha(s), x_t) * denoiser(euler, s, labels)) / per_sample(process.sigma(s), x_t)
-    corrected = per_sample(process.alpha(s) / process.alpha(t), x_t) * x_t
-    corrected = corrected - per_sample(process.cross(t, s) / process.alpha(t), x_t) * noise
+    scales, alpha_t, alpha_s = process.scales(t, s), process.alpha(t), process.alpha(s)
+    euler = _ddim_step(scales, x_t, x0)
+    noise = (euler - per_sample(alpha_s, x_t) * denoiser(euler, s, labels)) / per_sample(scales.sigma_s, x_t)
+    corrected = per_sample(alpha_s / alpha_t, x_t) * x_t - per_sample(scales.cross / alpha_t, x_t) * noise
     return (euler + corrected) / 2
 
 
