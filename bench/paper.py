@@ -65,31 +65,43 @@ class CellData(_Data):
 
 
 class Row(_Data):
-    """A row of a table: run settings and the entries made with them; ``parameters`` in millions."""
+    """A row of a table: run settings and the entries made with them.
+
+    Attributes:
+        parameters: published number of the network's parameters, in millions.
+        ablation: it stands with its ablations only, not in the table itself.
+    """
 
     id: Id
     label: str
     settings: dict[str, Setting]
     parameters: Positive | None = None
     note: str = ""
+    ablation: bool = False
     cells: tuple[CellData, ...] = Field(alias="cell", min_length=1)
 
 
 class Point(_Data):
-    """A point of an ablation: its place on the axis and its cell (``row/nfe``)."""
+    """A point of an ablation: its place on the axis, its cell (``row/nfe``), and the line it lies on, if not the only."""
 
     x: Number | str
     cell: CellRef
+    line: str = ""
 
 
 class Axis(_Data):
-    """An ablation: cells that differ in one setting ``x``, in its order."""
+    """An ablation: cells that differ in one setting ``x``, in its order, and between lines in another."""
 
     id: Id
     title: str
     x: str
     points: tuple[Point, ...] = Field(min_length=2)
     note: str = ""
+
+    @property
+    def lines(self) -> dict[str, list[Point]]:
+        """Points by the line they lie on, in order."""
+        return {name: [p for p in self.points if p.line == name] for name in dict.fromkeys(p.line for p in self.points)}
 
 
 class Claim(_Data):
@@ -276,7 +288,10 @@ class Table(_Data):
         for axis, refs in axes.items():
             _unique(f"axis '{axis}': cell", refs)
             self._check_cells(f"axis '{axis}'", refs)
+        placed = {ref for refs in axes.values() for ref in refs}
         for cell in self.cells.values():
+            if cell.row.ablation and cell.ref not in placed:
+                raise ValueError(f"row '{cell.row.id}': an ablation's cell '{cell.ref}' has to stand on an axis")
             if cell.published:
                 self._check_source(f"cell '{cell.ref}'", cell.published.source)
         for claim in self.claims:
@@ -287,6 +302,8 @@ class Table(_Data):
                 continue
             if claim.axis not in axes:
                 raise ValueError(f"{place}: unknown axis {claim.axis!r}{nearest_name(claim.axis, axes)}")
+            if any(axis.id == claim.axis and len(axis.lines) > 1 for axis in self.axes):
+                raise ValueError(f"{place}: axis '{claim.axis}' has several lines; a claim needs an axis of one")
             points = axes[claim.axis]
             if not set(claim.left) <= set(points[1:-1] if claim.test == "interior" else points):
                 raise ValueError(f"{place}: left {claim.left[0]!r} is no {claim.test} point of axis '{claim.axis}'")

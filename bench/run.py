@@ -32,10 +32,10 @@ from tractbench.files import write_atomic
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
 from tractbench.registry import plugin_source_hash
-from tractbench.results.pictures import Plane, save_grid, save_plane
+from tractbench.results.pictures import Plane, save_grid, save_mosaic, save_plane
 from tractbench.results.provenance import command_line, environment
 from tractbench.results.record import DistillationError, Metric, Record, Seconds, Training
-from tractbench.results.store import CHECKPOINT, STUDENT, Store
+from tractbench.results.store import CHECKPOINT, GRID, LOSSES, PICTURE, STUDENT, TEACHER_GRID, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, load_teacher, new_denoiser
 from tractbench.training.checkpoint import load_checkpoint, save_checkpoint, tensors_digest
@@ -278,7 +278,7 @@ class _Job:
             seconds=distilled.seconds,
             nonfinite_gradients=distilled.nonfinite_gradients,
         )
-        write_atomic(self.folder / "loss.csv", loss_table(distilled.losses))
+        write_atomic(self.folder / LOSSES, loss_table(distilled.losses))
         header = {
             "student": self.student,
             "training": training.model_dump(),
@@ -305,7 +305,7 @@ class _Job:
         reused_from = None
         if path.parent != self.folder:
             reused_from = path.parent.name
-            for name in (STUDENT, "loss.csv"):
+            for name in (STUDENT, LOSSES):
                 _link(path.parent / name, self.folder / name)
             self.progress.message(f"using the student of {reused_from}")
         training = Training.model_validate(header["training"] | {"reused_from": reused_from})
@@ -369,7 +369,7 @@ class _Job:
         if self.method.trains:
             panels[_title(self.config.method, self._steps)] = (denoiser, self._steps, solver)
         seed = self.config.sampling_seeds[0]
-        path = self.folder / "samples.png"
+        path = self.folder / PICTURE
         with self.progress.task("drawing samples", len(panels), "panel") as task:
             if isinstance(self.dataset, Mixture):
                 self._draw_points(path, panels, seed, task)
@@ -380,6 +380,9 @@ class _Job:
                 images[title] = self.dataset.decode(self.dataset.quantise(shown))
                 task.advance(1, title)
             save_grid(path, images, GRID_COLUMNS)
+            drawn = list(images.values())
+            save_mosaic(self.folder / TEACHER_GRID, drawn[0], GRID_COLUMNS)
+            save_mosaic(self.folder / GRID, drawn[-1], GRID_COLUMNS)
 
     def _draw_points(self, path: Path, panels: dict[str, tuple[Denoiser, int, str]], seed: int, task: Task) -> None:
         """Draw paths and samples in the plane of the first two coordinates."""

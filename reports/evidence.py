@@ -54,58 +54,68 @@ class Evidence:
         return all(same)
 
 
-def gather(cell: Cell, records: Sequence[Record]) -> Evidence:
-    """Return what the store's records say of a cell.
-
-    Runs count that are done, of the current results version, true to their protocol, and differ from the cell's
-    resolved settings in their seeds at most; where they were made with different teachers, data, references or plugin
-    sources, only those made like the latest.
+class Archive:
+    """The runs of a store, found by their settings.
 
     Args:
-        cell: the cell.
-        records: one for each identity, oldest first.
-
-    Raises:
-        ConfigError: no run can have the cell's settings.
+        records: one for each identity, oldest first (:meth:`tractbench.results.store.Store.latest`).
     """
-    near = [r for r in records if (r.config.dataset, r.config.nfe) == (cell.settings["dataset"], cell.nfe)]
-    if not near:
-        return Evidence()
-    wanted = resolve(cell.settings)[0]
-    protocol = load_protocol(wanted.protocol)
-    seeds = {"seed", "chunk"} | ({"sampling_seeds"} if protocol.reported == "mean" else set())
-    asked: list[Record] = []
-    budgets: set[int] = set()
-    for record in near:
-        unlike = _differing(record.config, wanted) - seeds
-        if not unlike:
-            asked.append(record)
-        elif unlike == {"budget"} and record.status == "done" and record.results_version == RESULTS_VERSION:
-            budgets.add(record.config.budget)
-    counting = [record for record in asked if _objection(record, cell.metric) is None]
-    made = _made_with(counting[-1]) if counting else ""
-    used = [record for record in counting if _made_with(record) == made]
-    counted = {record.identity for record in used}
-    scores: dict[int, dict[int, float]] = {}
-    for record in used:
-        pairs = zip(record.config.sampling_seeds, record.metrics[cell.metric].per_seed, strict=True)
-        scores.setdefault(record.config.seed, {}).update(pairs)
-    left_out = [
-        f"training seed {record.config.seed}: {_objection(record, cell.metric) or 'other files than the latest'}"
-        for record in asked
-        if record.identity not in counted
-    ]
-    return Evidence(
-        scores=scores,
-        quoted={seed: protocol.quoted(list(by_sampling.values())) for seed, by_sampling in sorted(scores.items())},
-        records=tuple(used),
-        left_out=tuple(dict.fromkeys(left_out)),
-        budgets=tuple(sorted(budgets)),
-    )
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._alike: dict[str, list[Record]] = {}
+        self._known: set[tuple[str, int]] = set()
+        for record in records:
+            self._alike.setdefault(_likeness(record.config), []).append(record)
+            self._known.add((record.config.dataset, record.config.nfe))
+
+    def gather(self, cell: Cell) -> Evidence:
+        """Return what the runs say of a cell.
+
+        Runs count that are done, of the current results version, true to their protocol, and differ from the cell's
+        resolved settings in their seeds at most; where they were made with different teachers, data, references or
+        plugin sources, only those made like the latest.
+
+        Raises:
+            ConfigError: no run can have the cell's settings.
+        """
+        if (cell.settings["dataset"], cell.nfe) not in self._known:
+            return Evidence()
+        wanted = resolve(cell.settings)[0]
+        protocol = load_protocol(wanted.protocol)
+        asked: list[Record] = []
+        budgets: set[int] = set()
+        for record in self._alike.get(_likeness(wanted), ()):
+            if protocol.reported != "mean" and record.config.sampling_seeds != wanted.sampling_seeds:
+                continue
+            if record.config.budget == wanted.budget:
+                asked.append(record)
+            elif record.status == "done" and record.results_version == RESULTS_VERSION:
+                budgets.add(record.config.budget)
+        counting = [record for record in asked if _objection(record, cell.metric) is None]
+        made = _made_with(counting[-1]) if counting else ""
+        used = [record for record in counting if _made_with(record) == made]
+        counted = {record.identity for record in used}
+        scores: dict[int, dict[int, float]] = {}
+        for record in used:
+            pairs = zip(record.config.sampling_seeds, record.metrics[cell.metric].per_seed, strict=True)
+            scores.setdefault(record.config.seed, {}).update(pairs)
+        left_out = [
+            f"training seed {record.config.seed}: {_objection(record, cell.metric) or 'other files than the latest'}"
+            for record in asked
+            if record.identity not in counted
+        ]
+        return Evidence(
+            scores=scores,
+            quoted={seed: protocol.quoted(list(by_seed.values())) for seed, by_seed in sorted(scores.items())},
+            records=tuple(used),
+            left_out=tuple(dict.fromkeys(left_out)),
+            budgets=tuple(sorted(budgets)),
+        )
 
 
-def _differing(config: RunConfig, wanted: RunConfig) -> set[str]:
-    return {name for name in RunConfig.model_fields if getattr(config, name) != getattr(wanted, name)}
+def _likeness(config: RunConfig) -> str:
+    """Return what runs of a cell share, and those of another budget: everything but seeds, budget and chunk."""
+    return canonical(config.model_dump(mode="json", exclude={"seed", "sampling_seeds", "chunk", "budget"}))
 
 
 def _objection(record: Record, metric: str) -> str | None:

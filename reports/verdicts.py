@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tractbench.paper import Cell, Claim, Comparison, Published, Table
-from tractbench.reports.evidence import Evidence, gather
+from tractbench.reports.evidence import Archive, Evidence
 from tractbench.results.record import Record
 from tractbench.results.statistics import (
     ALPHA,
@@ -133,7 +133,8 @@ def verdicts(records: Sequence[Record], tables: Mapping[str, Table]) -> list[Ver
     Raises:
         ConfigError: no run can have a cell's settings.
     """
-    return judge(tables, {c.id: gather(c, records) for table in tables.values() for c in table.cells.values()})
+    archive = Archive(records)
+    return judge(tables, {c.id: archive.gather(c) for table in tables.values() for c in table.cells.values()})
 
 
 def judge(tables: Mapping[str, Table], evidence: Mapping[str, Evidence]) -> list[Verdict]:

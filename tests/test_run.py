@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from tractbench.training.distill import Distillation
@@ -37,9 +39,22 @@ def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
         assert len(metric["per_seed"]) == 3
         assert metric["mean"] == pytest.approx(sum(metric["per_seed"]) / 3)
     folder = Path(run["run_dir"])
-    names = {"config.json", "record.json", "loss.csv", "samples.png", "student.safetensors"}
+    names = {
+        "config.json",
+        "record.json",
+        "loss.csv",
+        "samples.png",
+        "grid.png",
+        "teacher-grid.png",
+        "student.safetensors",
+    }
     assert {p.name for p in folder.iterdir() if p.name[0] != "."} == names
     assert (folder / "samples.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    for grid in (Image.open(folder / "grid.png"), Image.open(folder / "teacher-grid.png")):
+        pixels = np.asarray(grid) / 255
+        assert pixels.shape == (6 * 9 - 1, 6 * 9 - 1)
+        assert (pixels[8::9] == 1).all()
+        np.testing.assert_allclose(pixels * 16, np.round(pixels * 16), atol=0.04)  # the digits' 17 grey levels
     record = json.loads((folder / "record.json").read_text())
     assert record["identity"] == run["identity"]
     assert record["training"]["images"] == 8192
@@ -146,7 +161,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     resumed = result.json
     assert resumed["identity"] == whole["identity"]
     assert resumed["metrics"] == whole["metrics"]
-    for name in ("loss.csv", "samples.png"):
+    for name in ("loss.csv", "samples.png", "grid.png", "teacher-grid.png"):
         assert Path(resumed["run_dir"], name).read_bytes() == Path(whole["run_dir"], name).read_bytes()
     ours, theirs = (load_file(Path(run["run_dir"], "student.safetensors")) for run in (resumed, whole))
     assert all(ours[name].equal(theirs[name]) for name in theirs)

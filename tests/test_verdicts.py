@@ -8,7 +8,7 @@ import pytest
 
 from tractbench.config import resolve
 from tractbench.paper import load_tables
-from tractbench.reports.evidence import Evidence, gather
+from tractbench.reports.evidence import Archive, Evidence
 from tractbench.reports.verdicts import judge, verdicts
 from tractbench.results.record import Metric, Record
 from tractbench.results.store import Store
@@ -155,7 +155,7 @@ def test_only_runs_that_are_the_cells_count(real):
         record(real, cell, 4, 0.0),
         record(real, cell, 1, 9.0, config=other),
     ]
-    found = gather(cell, records)
+    found = Archive(records).gather(cell)
     assert list(found.quoted) == [0]
     assert found.quoted[0] == pytest.approx(2.002)
     assert found.budgets == (65536,)
@@ -165,7 +165,7 @@ def test_only_runs_that_are_the_cells_count(real):
 def test_runs_of_another_teacher_are_not_put_together(real):
     cell = DIGITS["digits"].cells["tract/1"]
     old = record(real, cell, 0, 9.0, hashes=real.hashes | {"teacher": "another"})
-    found = gather(cell, [old, record(real, cell, 1, 2.0)])
+    found = Archive([old, record(real, cell, 1, 2.0)]).gather(cell)
     assert list(found.quoted) == [1]
     assert "other files than the latest" in found.left_out[0]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tractbench.files import write_atomic
@@ -30,6 +31,12 @@ def save_grid(path: Path, panels: Mapping[str, Tensor], columns: int) -> None:
         axes.set_title(title, fontsize=11)
         axes.set_axis_off()
     write_atomic(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def save_mosaic(path: Path, images: Tensor, columns: int) -> None:
+    """Write images ``[N, C, H, W]`` in [-1, 1] as one PNG, pixel for pixel, laid out as in :func:`save_grid`."""
+    pixels = (_mosaic(images, columns) * 255).round().to(torch.uint8).cpu().numpy()
+    write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="png"))
 
 
 def _mosaic(images: Tensor, columns: int) -> Tensor:

@@ -20,6 +20,12 @@ MARKER = "tractbench-store.json"
 TABLE = "records.jsonl"
 STUDENT = "student.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+LOSSES = "loss.csv"
+PICTURE = "samples.png"
+GRID = "grid.png"
+"""Samples of the first sampling seed, pixel for pixel."""
+TEACHER_GRID = "teacher-grid.png"
+"""The same noises through the teacher in all its steps."""
 
 
 class Store:
