@@ -82,7 +82,7 @@ class Row(_Data):
 
 
 class Point(_Data):
-    """A point of an ablation: its place on the axis, its cell (``row/nfe``), and the line it lies on, if not the only."""
+    """A point of an ablation: its place on the axis, its cell (``row/nfe``) and, where there are several, its line."""
 
     x: Number | str
     cell: CellRef
@@ -346,7 +346,7 @@ def load_tables(folder: Path | None = None) -> dict[str, Table]:
         ConfigError: there is none, or one is damaged; the message names the file and the key.
     """
     folder = folder or shipped_tables()
-    tables = {path.stem: _read(path) for path in sorted(folder.glob("*.toml"))}
+    tables = {path.stem: _read(path) for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
     if not tables:
         raise ConfigError(f"no tables in {folder}; name a folder with *.toml files, or leave --tables out")
     return tables

@@ -1,17 +1,24 @@
-"""From records to DataFrames: one row for each run, and one for each cell of a table."""
+"""From records to DataFrames: one row for each run, for each of its scores, or for each cell of a table."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from tractbench.config import RunConfig, canonical, format_budget, resolve
-from tractbench.errors import TractbenchError
+from tractbench.errors import ConfigError, TractbenchError
+from tractbench.paper import Table
+from tractbench.reports.evidence import Evidence
+from tractbench.reports.verdicts import Verdict
 from tractbench.results.record import Record
+from tractbench.results.store import Store
 
 APART = frozenset(
     {
@@ -22,54 +29,165 @@ APART = frozenset(
 """Settings that have a column of their own."""
 
 
+RUN_COLUMNS = {
+    "dataset": "name of the data set",
+    "tier": "evidence tier",
+    "protocol": "evaluation protocol",
+    "method": "name of the method",
+    "nfe": "network evaluations that the sampler may spend on an image",
+    "nfe_spent": "network evaluations that an image took, counted",
+    "schedule": "sampler steps before, between and after the phases, joined by commas; empty if nothing is trained",
+    "budget": "training images over all phases",
+    "settings": "settings other than the method's, data set's and tier's own, as name=value",
+    "teacher": "teacher card",
+    "seed": "training seed",
+    "sampling_seeds": "number of sampling seeds",
+    "samples": "images for each sampling seed",
+    "parameters": "parameters of the sampled network",
+    "distillation_error": "mean squared distance to the teacher in all its steps, after the last phase",
+    "training_seconds": "wall time of training",
+    "status": "done or failed",
+    "reason": "why it failed, else empty",
+    "results_version": "version of the code's results that made it",
+    "identity": "the run's hash",
+    "folder": "the run's folder inside the store",
+    "created": "when it was recorded, ISO 8601",
+}
+"""Columns of :func:`run_frame`; after them, for each metric, ``NAME`` (mean over sampling seeds) and ``NAME_std``."""
+
+SCORE_COLUMNS = {
+    **RUN_COLUMNS,
+    "metric": "name of the score",
+    "sampling_seed": "the sampling seed",
+    "score": "the score of its samples",
+}
+"""Columns of :func:`score_frame`."""
+
+CELL_COLUMNS = {
+    "id": "table/row/nfe",
+    "label": "the row's label",
+    "nfe": "network evaluations of an image",
+    "tier": "evidence tier",
+    "protocol": "evaluation protocol",
+    "metric": "name of the score",
+    "published": "the published figure",
+    "published_std": "its standard deviation, as printed or assumed",
+    "published_aggregation": "mean, minimum or unknown",
+    "published_budget": "whether it was made at the cell's budget: same, other or unknown",
+    "published_source": "where it is published",
+    "published_note": "what its sources say otherwise",
+    "mean": "our mean over training seeds",
+    "training_std": "standard deviation over training seeds",
+    "sampling_std": "root mean square over training seeds of the standard deviation over sampling seeds",
+    "n": "training seeds",
+    "difference": "our mean minus the published figure",
+    "difference_low": "lower end of its 95% interval",
+    "difference_high": "upper end of its 95% interval",
+    "margin": "how far from the published figure a reproduction may be",
+    "verdict": "reproduced, contradicted, inconclusive, not run or budget differs; empty without a published figure",
+    "further_seeds": "training seeds that would decide an inconclusive verdict",
+    "budget": "training images over all phases",
+    "parameters": "parameters of the network that was run",
+    "published_parameters": "published number of parameters",
+    "training_hours": "mean wall time of training, in hours on one device",
+    "device": "what the runs were made on",
+}
+"""Columns of :func:`table_frame`."""
+
+
 def run_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row for each record: settings, spendings, and each metric's mean and std (``NAME``, ``NAME_std``)."""
-    return pd.DataFrame([_row(record) for record in records])
+    """Return one row for each record: settings, spendings, and each metric's mean and standard deviation."""
+    rows = []
+    for record in records:
+        row = _row(record)
+        for name, metric in record.metrics.items():
+            row[name], row[f"{name}_std"] = metric.mean, metric.std
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else list(RUN_COLUMNS))
+
+
+def score_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row for each metric and sampling seed of each record that is done."""
+    rows = []
+    for record in records:
+        row = _row(record)
+        for name, metric in record.metrics.items():
+            for seed, score in zip(record.config.sampling_seeds, metric.per_seed, strict=True):
+                rows.append(row | {"metric": name, "sampling_seed": seed, "score": score})
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+
+
+def table_frame(
+    tables: Mapping[str, Table], evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]
+) -> pd.DataFrame:
+    """Return one row for each cell of the tables: the published figure, ours, and the verdict."""
+    rows = []
+    for table in tables.values():
+        for cell in table.cells.values():
+            found, verdict, published = evidence[cell.id], verdicts.get(cell.id), cell.published
+            quoted, spread = list(found.quoted.values()), found.spread
+            low, high = (verdict.difference_95 if verdict else None) or (None, None)
+            hours = [record.training.seconds / 3600 for record in found.records]
+            values = (
+                cell.id, cell.row.label, cell.nfe, cell.tier, cell.protocol, cell.metric,
+                published.value if published else None, cell.error if published else None,
+                published.aggregation if published else "", published.budget if published else "",
+                table.sources[published.source] if published else "", published.note if published else "",
+                statistics.fmean(quoted) if quoted else None,
+                statistics.stdev(quoted) if len(quoted) > 1 else None, spread.sampling if spread else None, len(quoted),
+                verdict.difference if verdict else None, low, high,
+                cell.margin if published else None, verdict.verdict if verdict else "",
+                verdict.further_seeds if verdict else None, resolve(cell.settings)[0].budget,
+                found.records[-1].parameters if found.records else None,
+                cell.row.parameters * 1e6 if cell.row.parameters else None,
+                statistics.fmean(hours) if hours else None,
+                "; ".join(sorted({str(record.environment.get("device", "cpu")) for record in found.records})),
+            )  # fmt: skip
+            rows.append(dict(zip(CELL_COLUMNS, values, strict=True)))
+    return pd.DataFrame(rows, columns=list(CELL_COLUMNS))
+
+
+def load_results(runs: str | Path = "runs", *, by: Literal["run", "score"] = "run") -> pd.DataFrame:
+    """Return the results in a folder; see :func:`tractbench.load_results`."""
+    records = Store(Path(runs)).latest()
+    if by not in ("run", "score"):
+        raise ConfigError(f"by {by!r}: a row is a 'run' or a 'score'; give one of them")
+    return run_frame(records) if by == "run" else score_frame(records)
 
 
 def _row(record: Record) -> dict[str, object]:
+    """Return a record's :data:`RUN_COLUMNS`."""
     config = record.config
-    row: dict[str, object] = {
-        "dataset": config.dataset,
-        "tier": config.tier,
-        "protocol": config.protocol,
-        "method": config.method,
-        "nfe": config.nfe,
-        "nfe_spent": record.nfe_spent,
-        "schedule": ",".join(map(str, config.schedule)),
-        "budget": config.budget,
-        "settings": settings_text(config),
-        "teacher": config.teacher,
-        "seed": config.seed,
-        "sampling_seeds": len(config.sampling_seeds),
-        "samples": config.samples,
-        "parameters": record.parameters,
-        "distillation_error": record.distillation_errors[-1].error if record.distillation_errors else None,
-        "training_seconds": record.seconds.training,
-        "status": record.status,
-        "reason": record.reason or "",
-        "results_version": record.results_version,
-        "identity": record.identity,
-        "folder": record.folder,
-        "created": record.created,
-    }
-    for name, metric in record.metrics.items():
-        row[name], row[f"{name}_std"] = metric.mean, metric.std
-    return row
+    values = (
+        config.dataset, config.tier, config.protocol, config.method, config.nfe, record.nfe_spent,
+        ",".join(map(str, config.schedule)), config.budget, settings_text(config), config.teacher, config.seed,
+        len(config.sampling_seeds), config.samples, record.parameters,
+        record.distillation_errors[-1].error if record.distillation_errors else None,
+        record.training.seconds, record.status, record.reason or "", record.results_version, record.identity,
+        record.folder, record.created,
+    )  # fmt: skip
+    return dict(zip(RUN_COLUMNS, values, strict=True))
 
 
 def settings_text(config: RunConfig) -> str:
     """Return what a run sets otherwise than its method, data set and tier do, as ``name=value`` pairs."""
-    given = {"method": config.method, "dataset": config.dataset, "tier": config.tier}
     now = _settings(config)
+    usual = _usual(config.method, config.dataset, config.tier, config.process) or dict.fromkeys(now)
+    grid = "grid_steps" if config.schedule and usual.get("schedule") else None  # the grid follows the schedule
+    return " ".join(
+        f"{key}={now[key]}" for key in sorted(usual) if key not in APART and key != grid and now.get(key) != usual[key]
+    )
+
+
+@lru_cache(maxsize=1024)
+def _usual(method: str, dataset: str, tier: str, process: str) -> dict[str, object] | None:
+    """Return the settings of a run that gives none; None for a plugin that is gone, so that its runs stay readable."""
+    given = {"method": method, "dataset": dataset, "tier": tier}
     try:
         usual_process = resolve(given)[0].process
-        usual = _settings(resolve(given | {"process": config.process})[0]) | {"process": usual_process}
-    except TractbenchError:  # a plugin that is gone: its runs stay readable, with every setting spelt out
-        usual = dict.fromkeys(now)
-    if config.schedule and usual.get("schedule"):  # the grid follows the schedule
-        usual["grid_steps"] = now["grid_steps"]
-    return " ".join(f"{key}={now[key]}" for key in sorted(usual) if key not in APART and now.get(key) != usual[key])
+        return _settings(resolve(given | {"process": process})[0]) | {"process": usual_process}
+    except TractbenchError:
+        return None
 
 
 def _settings(config: RunConfig) -> dict[str, object]:

@@ -1,84 +1,37 @@
-"""Writes the results as HTML, LaTeX, Markdown or CSV."""
+"""Writes a report as HTML, LaTeX, Markdown or CSV."""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
-from collections import Counter
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tractbench.errors import StoreError, nearest_name
-from tractbench.evaluation.protocols import Protocol, load_protocol
-from tractbench.reports.figures import error_figure, loss_figure
-from tractbench.reports.frames import budget_text, cell_frame, run_frame
+from tractbench.files import write_atomic
+from tractbench.reports.chapter import Chapter, cell_anchor
+from tractbench.reports.document import Document
+from tractbench.reports.figures import Chart, error_figure, loss_figure, spreadsheet_safe
+from tractbench.reports.frames import run_frame, table_frame
+from tractbench.reports.sheet import ABSENT, Entry, Sheet, slug, with_interval
+from tractbench.reports.verdicts import Compared
 from tractbench.results.record import Record
-from tractbench.results.store import Store
+from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID
+
+RUNS_SHOWN = 12
+"""Runs whose pictures and curves a page holds; more would make it too large to open."""
 
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "±": r"$\pm$", "∞": r"$\infty$", "→": r"$\to$", "é": r"\'e",
+    ">": r"\textgreater{}", "±": r"$\pm$", "∞": r"$\infty$", "→": r"$\to$", "é": r"\'e", "|": r"\textbar{}",
+    '"': "''", "[": "{[}", "*": "{*}",
+    "✓": r"$\checkmark$", "✗": r"$\times$", "○": r"$\circ$", "≠": r"$\neq$", "µ": r"$\mu$",
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
-
-METRIC_TITLES = {
-    "fd_pixel": "FD, pixels",
-    "fd_feature": "FD, features",
-    "fd_pixel_held_out": "FD, pixels, held out",
-    "fd_feature_held_out": "FD, features, held out",
-    "nn_ratio": "NN ratio",
-    "fd_exact": "FD to the truth",
-    "sliced_w2": "Sliced W2",
-    "fid": "FID",
-    "fid_infinity": "FID∞",
-    "kid": "KID",
-    "precision": "Precision",
-    "recall": "Recall",
-    "inception_score": "IS",
-}
-
-
-GLOSSES = {
-    "fid": "FID is the Fréchet inception distance, lower is better.",
-    "fd_": "FD is the Fréchet distance, lower is better; none of these is a FID.",
-    "nn_ratio": "NN ratio: distance to the nearest training image over that to the nearest held-out one, 0 for a "
-    "sampler that repeats its training images.",
-    "sliced_w2": "Sliced W2: root mean square Wasserstein-2 distance of projections to those of fresh true points.",
-}
-"""What a table's caption says of its metrics, by the beginning of their names."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its title, whether it holds numbers, and whether it stands in a printed table."""
-
-    title: str
-    number: bool = True
-    printed: bool = True
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry: its text and the number it is sorted by."""
-
-    text: str
-    value: float | str
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table: one data set, one tier, one protocol - never mixed; ``floors`` are in the order of its metrics."""
-
-    dataset: str
-    tier: str
-    protocol: Protocol
-    columns: list[Column]
-    rows: list[list[Cell]]
-    best: set[tuple[int, int]]
-    floors: list[float | None]
-    caption: str
 
 
 def escape_latex(text: str) -> str:
@@ -86,239 +39,351 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
 
 
-def latex_label(text: str) -> str:
-    """Return a label's part: letters and digits, anything else a hyphen."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+# --- HTML
 
 
-def with_spread(mean: float, std: float, plus_minus: str = " ± ") -> str:
-    """Write a mean and its spread to the spread's second figure, beyond three decimals to its first; ``-`` for none."""
-    if mean is None or math.isnan(mean):
-        return "-"
-    if std is None or math.isnan(std):
-        return f"{mean:.3f}"
-    first = -math.floor(math.log10(std)) if std > 0 else 3
-    decimals = max(0, min(first + 1, max(3, first)))
-    return f"{mean:.{decimals}f}{plus_minus}{std:.{decimals}f}"
+@dataclass(frozen=True)
+class Grid:
+    """A picture of samples: PNG in base 64, what stands under it, and what it shows in words."""
+
+    title: str
+    alt: str
+    png: str
 
 
-def sections(records: list[Record]) -> list[Section]:
-    """Return one table for each data set, tier and protocol among the records."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        config = record.config
-        groups.setdefault((config.dataset, config.tier, config.protocol), []).append(record)
-    result = []
-    for (dataset, tier, protocol_name), group in sorted(groups.items()):
-        protocol = load_protocol(protocol_name)
-        standing = [record for record in group if not disqualified(record)]
-        note = _left_out(group)
-        if not standing:
-            result.append(Section(dataset, tier, protocol, [], [], set(), [], note))
-            continue
-        group = standing
-        metrics = tuple(m for m in protocol.metrics if any(m in r.metrics for r in group)) or protocol.metrics
-        protocol = protocol.model_copy(update={"metrics": metrics})
-        cells = cell_frame(group, protocol.metrics)
-        scored = [record for record in group if record.floors]
-        floors = [scored[-1].floors.get(name) if scored else None for name in protocol.metrics]
-        rows, best = _rows(cells, protocol.metrics)
-        result.append(
-            Section(
-                dataset,
-                tier,
-                protocol,
-                _columns(protocol.metrics),
-                rows,
-                best,
-                floors,
-                " ".join(filter(None, (_caption(cells, protocol), _deviations(group), note))),
-            )
-        )
-    return result
+@dataclass(frozen=True)
+class GridRow:
+    """Pictures from the same noises, side by side."""
+
+    title: str
+    grids: list[Grid]
 
 
-def disqualified(record: Record) -> str | None:
-    """Return why a record's scores stand in no table: other Inception weights or other data than the published ones."""
-    if record.basis and not record.basis.get("verified", True):
-        return "not a FID, as the weights are not the published Inception weights"
-    return next((text for text in record.deviations if text.startswith("data: ")), None)
-
-
-def _left_out(records: list[Record]) -> str:
-    reasons = Counter(reason for record in records if (reason := disqualified(record)))
-    return " ".join(f"Left out: {count} run{'s' * (count > 1)} ({reason})." for reason, count in reasons.items())
-
-
-def _deviations(records: list[Record]) -> str:
-    found = sorted({text for record in records for text in record.deviations})
-    return f"Deviates from the protocol: {'; '.join(found)}." if found else ""
-
-
-def _caption(cells: pd.DataFrame, protocol: Protocol) -> str:
-    """Say what the numbers of a table are."""
-    samples = " or ".join(f"{n:,}" for n in sorted(set(cells["samples"])))
-    sentences = [f"Mean ± standard deviation over sampling seeds, {samples} samples each; protocol {protocol.name}:"]
-    sentences.append(protocol.description)
-    if (cells["training_seeds"] > 1).any():
-        sentences.append("Behind a slash: the standard deviation over training seeds.")
-    sentences += [
-        gloss for prefix, gloss in GLOSSES.items() if any(name.startswith(prefix) for name in protocol.metrics)
-    ]
-    sentences.append(
-        "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises."
-    )
-    return " ".join(sentences)
-
-
-def _columns(metrics: tuple[str, ...]) -> list[Column]:
-    return [
-        Column("Method", False),
-        Column("NFE"),
-        *(Column(METRIC_TITLES.get(name, name), printed=not name.endswith("_held_out")) for name in metrics),
-        Column("Distillation error"),
-        Column("Seeds"),
-        Column("Budget"),
-        Column("Schedule", False, printed=False),
-        Column("Parameters"),
-        Column("Settings", False, printed=False),
-    ]
-
-
-def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[list[list[Cell]], set[tuple[int, int]]]:
-    rows: list[list[Cell]] = []
-    for cell in cells.to_dict("records"):
-        row = [
-            Cell(str(cell["method"]), str(cell["method"])),
-            Cell(f"{cell['nfe_spent']:.0f}", cell["nfe_spent"]),
-        ]
-        for name in metrics:
-            text = with_spread(cell[name], cell[f"{name}_sampling_std"])
-            if cell["training_seeds"] > 1:
-                text += f" / {cell[f'{name}_training_std']:.2g}"
-            row.append(Cell(text, float(cell[name]) if text != "-" else math.inf))
-        seeds = f"{cell['training_seeds']} x {cell['sampling_seeds'] / max(1, cell['training_seeds']):g}"
-        settings = f"failed: {cell['reason']}" if cell["reason"] else str(cell["settings"])
-        parameters = cell["parameters"]
-        known = parameters is not None and not math.isnan(parameters)
-        error = float(cell["distillation_error"])
-        row += [
-            Cell("-" if math.isnan(error) else f"{error:.3g}", error if error == error else math.inf),
-            Cell(seeds, cell["sampling_seeds"]),
-            Cell(budget_text(cell["budget"]), cell["budget"]),
-            Cell(str(cell["schedule"]).replace(",", " → ") or "-", str(cell["schedule"])),
-            Cell(f"{parameters:,.0f}" if known else "-", parameters if known else 0),
-            Cell(settings or "-", settings),
-        ]
-        rows.append(row)
-    best: set[tuple[int, int]] = set()
-    for offset, name in enumerate(metrics):
-        if name.startswith(("fd_", "fid")):
-            for _, group in cells.dropna(subset=[name]).groupby("nfe_spent"):
-                if len(group) > 1:
-                    best.add((group.index.tolist()[int(group[name].astype(float).argmin())], 2 + offset))
-    return rows, best
-
-
-def render(store: Store, output: str, *, tier: str | None = None, dataset: str | None = None) -> str:
-    """Return the report on a store's results.
+def render_html(document: Document, command: str) -> str:
+    """Return a page that needs nothing from outside.
 
     Args:
-        store: the store.
-        output: ``html``, ``latex``, ``markdown`` or ``csv``.
-        tier: only this tier.
-        dataset: only this data set.
-
-    Raises:
-        StoreError: there is nothing to report.
+        document: what it shows.
+        command: the command that makes the page, for its foot.
     """
-    records = store.latest()
-    if not records:
-        raise StoreError(f"no runs in {store.root} yet; make some with 'tractbench run', or name another --runs folder")
-    for name, wanted in (("tier", tier), ("dataset", dataset)):
-        known = {getattr(r.config, name) for r in records}
-        if wanted is not None and wanted not in known:
-            raise StoreError(f"no runs of {name} '{wanted}' in {store.root}{nearest_name(wanted, known)}")
-        records = [r for r in records if wanted in (None, getattr(r.config, name))]
-    if output == "csv":
-        return run_frame(records).to_csv(index=False, lineterminator="\n")
-    tables = sections(records)
-    if output == "html":
-        return (
-            _environment(autoescape=True)
-            .get_template("report.html")
-            .render(
-                infinity=math.inf,
-                sections=tables,
-                runs=[_run_view(store, r) for r in reversed(records)],
-                latest=records[-1],
-            )
-        )
-    if output == "latex":
-        marks = {"block_start_string": "<%", "block_end_string": "%>"}
-        marks |= {"variable_start_string": "<<", "variable_end_string": ">>", "comment_start_string": "<#"}
-        environment = _environment(autoescape=False, **marks)
-        environment.filters |= {"tex": escape_latex, "label": latex_label}
-        environment.globals |= {"printed_row": _printed_row, "printed_floors": _printed_floors}
-        return environment.get_template("report.tex").render(sections=tables)
-    return "\n".join(_markdown(table) for table in tables)
-
-
-def _environment(autoescape: bool, **marks: str) -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("tractbench.reports"),
-        autoescape=autoescape,  # off for LaTeX only, where every value goes through escape_latex  # noqa: S701
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        **marks,  # type: ignore[arg-type]
+    )
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, sort_keys=True)
+    environment.globals |= {
+        "anchor": cell_anchor,
+        "chart_key": _chart_key,
+        "infinity": math.inf,
+        "ratio": _ratio,
+    }
+    shown = document.records[-RUNS_SHOWN:] if document.sheets else ()
+    return environment.get_template("report.html").render(
+        command=command,
+        document=document,
+        lineages=document.lineages,
+        grids={chapter.id: grid_rows(document.root, chapter) for chapter in document.chapters},
+        runs=[_run_view(document.root, record) for record in reversed(shown)],
+        not_shown=len(document.records) - len(shown),
     )
 
 
-def _printed_row(section: Section, index: int) -> list[str]:
-    """Return a row's printed cells in LaTeX, the best in bold; unusual settings follow the method's name."""
-    cells = []
-    for number, (column, cell) in enumerate(zip(section.columns, section.rows[index], strict=True)):
-        text = escape_latex(cell.text)
-        if number == 0 and section.rows[index][-1].text != "-":
-            text += escape_latex(f" ({section.rows[index][-1].text})")
-        if column.printed:
-            cells.append(rf"\textbf{{{text}}}" if (index, number) in section.best else text)
-    return cells
+def _chart_key(chart: Chart) -> str:
+    """Say what a chart's markers and bars are."""
+    parts = []
+    if any(mark.published is not None for mark in chart.marks):
+        parts.append("Hollow and dashed: published, with the printed deviation.")
+    if any(mark.interval for mark in chart.marks):
+        parts.append("Bars: 95% interval over training seeds.")
+    return "".join(f" {part}" for part in parts)
 
 
-def _printed_floors(section: Section) -> list[str]:
-    pairs = zip(section.columns[2:], section.floors, strict=False)
-    return ["-" if value is None else f"{value:.3f}" for column, value in pairs if column.printed]
+def _ratio(pair: Compared) -> str:
+    return "" if pair.ratio is None else with_interval(pair.ratio, pair.interval)
 
 
-def _markdown(table: Section) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    head = [line([c.title for c in table.columns]), line(["---:" if c.number else "---" for c in table.columns])]
-    rows = [
-        line([f"**{cell.text}**" if (r, c) in table.best else cell.text for c, cell in enumerate(row)])
-        for r, row in enumerate(table.rows)
-    ]
-    titles = [column.title for column in table.columns[2:]]
-    floors = ", ".join(f"{title} {value:.3f}" for title, value in zip(titles, table.floors, strict=False) if value)
-    title = f"### {table.dataset}, tier {table.tier}"
-    if not table.rows:
-        return "\n".join([title, "", table.caption, ""])
-    floor = [f"{table.protocol.floor}: {floors}."] if floors else []
-    return "\n".join([title, "", *head, *rows, "", table.caption, *floor, ""])
-
-
-def _run_view(store: Store, record: Record) -> dict[str, Any]:
-    folder = store.root / record.folder
-    picture = folder / "samples.png"
-    curve = folder / "loss.csv"
+def _run_view(root: Path, record: Record) -> dict[str, Any]:
+    folder = root / record.folder
+    picture = folder / PICTURE
+    curve = folder / LOSSES
+    title = f"{record.config.method}, {record.config.nfe} NFE, seed {record.config.seed} ({record.config.tier})"
+    errors = record.distillation_errors
     return {
         "record": record,
-        "title": f"{record.config.method}, {record.config.nfe} NFE, seed {record.config.seed} ({record.config.tier})",
+        "title": title,
         "picture": base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
         "losses": loss_figure(curve) if curve.exists() else None,
-        "errors": error_figure(record.distillation_errors) if len(record.distillation_errors) > 1 else None,
+        "errors": error_figure(errors) if len(errors) > 1 else None,
+        "errors_alt": "Mean squared distance to the teacher: "
+        + "; ".join(f"{e.error:.3g} at {e.end} steps" for e in errors),
         "details": record.model_dump_json(indent=2),
     }
+
+
+def grid_files(root: Path, chapter: Chapter) -> list[tuple[int, list[tuple[str, Path]]]]:
+    """Return titles and files of samples from the same noises for each NFE: teachers in all steps, then each row."""
+    rows = []
+    for nfe, samples in sorted(chapter.samples.items()):
+        teachers: dict[str, tuple[str, Path]] = {}
+        own = []
+        for sample in samples:
+            folder = root / sample.record.folder
+            if not (folder / GRID).is_file() or not (folder / TEACHER_GRID).is_file():
+                continue
+            config = sample.record.config
+            teacher = f"teacher {config.teacher}, {config.grid_steps} steps"
+            teachers.setdefault(config.teacher, (teacher, folder / TEACHER_GRID))
+            own.append((sample.title, folder / GRID))
+        if own:
+            rows.append((nfe, [*teachers.values(), *own]))
+    return rows
+
+
+def grid_rows(root: Path, chapter: Chapter) -> list[GridRow]:
+    """Return the pictures of :func:`grid_files` for a page."""
+    return [
+        GridRow(
+            f"Samples from the same noise, {nfe} NFE",
+            [
+                Grid(title, f"Samples of {title} from the same noise", base64.b64encode(path.read_bytes()).decode())
+                for title, path in files
+            ],
+        )
+        for nfe, files in grid_files(root, chapter)
+    ]
+
+
+# --- Markdown and CSV
+
+
+def render_markdown(document: Document) -> str:
+    """Return the tables with captions and footnotes as Markdown."""
+    parts = []
+    for chapter in document.chapters:
+        parts += [f"## {markdown_text(chapter.title)}", "", markdown_text(chapter.intro), ""]
+        parts += [_markdown(part) for part in chapter.order if isinstance(part, Sheet)]
+    parts += [_markdown(sheet) for sheet in document.sheets]
+    return "\n".join(parts)
+
+
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"[\\|<>*`\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+
+
+def _markdown(sheet: Sheet) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def shown(entry: Entry) -> str:
+        text = markdown_text(entry.text)
+        mark = f" ({','.join(entry.marks)})" if entry.marks else ""
+        return (f"**{text}**" if entry.best else text) + mark
+
+    title = f"### {markdown_text(sheet.title)}"
+    caption = markdown_text(sheet.legend)
+    if not sheet.rows:
+        return "\n".join([title, "", caption, ""])
+    head = [line([markdown_text(c.title) for c in sheet.columns])]
+    head.append(line(["---:" if c.number else "---" for c in sheet.columns]))
+    rows = [line([shown(entry) for entry in row]) for row in sheet.rows]
+    if sheet.foot:
+        rows.append(line([f"*{entry.text}*" if entry.text else "" for entry in sheet.foot]))
+    notes = [f"({letter}) {markdown_text(text)}" for letter, text in sheet.notes.items()]
+    return "\n".join([title, "", *head, *rows, "", caption, *(["", "; ".join(notes)] if notes else []), ""])
+
+
+def render_csv(document: Document) -> str:
+    """Return every run, or where tables were asked for every cell, as CSV with all digits."""
+    named = not document.sheets
+    frame = table_frame(document.tables, document.evidence, document.verdicts) if named else run_frame(document.records)
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    frame[texts] = frame[texts].map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+# --- LaTeX
+
+NUMBER = re.compile(r"(-?\d+)(?:\.(\d+))?((?: [±/\[(]| /).*)?")
+
+LONG_TITLE = 14
+"""Characters from which on a column's title takes two lines in print."""
+
+PACKAGES = ("booktabs", "siunitx", "graphicx", "array", "amssymb")
+"""What the tables and figures need of LaTeX."""
+
+
+def latex_tables(sheets: Sequence[Sheet]) -> str:
+    """Return tables as a fragment that a LaTeX document takes in by ``input``."""
+    needs = " ".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
+    return f"% For \\input; needs {needs}\n" + "\n".join(_latex_table(sheet) for sheet in sheets if sheet.rows)
+
+
+def write_latex(document: Document, folder: Path) -> None:
+    """Write a document of its own, ``report.tex``, with one fragment for each table and the figures as PDF.
+
+    Args:
+        document: what it shows.
+        folder: where to; files of these names are replaced.
+    """
+    body = []
+    for chapter in document.chapters:
+        name = slug(chapter.id.removeprefix("table-"))
+        text = "".join(_latex_part(part, folder) for part in chapter.order)
+        for nfe, files in grid_files(document.root, chapter):
+            text += _latex_grids(chapter, nfe, files, folder)
+        write_atomic(folder / f"{name}.tex", latex_tables([]) + text)
+        intro = escape_latex(chapter.intro)
+        body.append(f"\\section{{{escape_latex(chapter.title)}}}\n{intro}\n\\input{{{name}}}\n\\clearpage\n")
+    if document.sheets:
+        write_atomic(folder / "runs.tex", latex_tables(document.sheets))
+        body.append("\\section{All runs}\n\\input{runs}\n")
+    packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
+    write_atomic(
+        folder / "report.tex",
+        "\\documentclass[10pt]{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{lmodern}\n"
+        "\\usepackage[a4paper,margin=2cm]{geometry}\n"
+        f"{packages}\n\\setlength{{\\emergencystretch}}{{3em}}\n\\begin{{document}}\n"
+        f"{''.join(body)}\\end{{document}}\n",
+    )
+
+
+def _latex_part(part: Sheet | Chart, folder: Path) -> str:
+    if isinstance(part, Sheet):
+        return _latex_table(part) if part.rows else ""
+    write_atomic(folder / f"{part.id}.pdf", part.pdf)
+    caption = escape_latex(f"{part.title}.{_chart_key(part)}")
+    return (
+        "\\begin{figure}[htbp]\n  \\centering\n"
+        f"  \\includegraphics[width=0.75\\linewidth]{{{part.id}.pdf}}\n"
+        f"  \\caption{{{caption}}}\n  \\label{{fig:{part.id}}}\n\\end{{figure}}\n"
+    )
+
+
+def _latex_grids(chapter: Chapter, nfe: int, files: Sequence[tuple[str, Path]], folder: Path) -> str:
+    name = f"{slug(chapter.id.removeprefix('table-'))}-samples-{nfe}"
+    cells = []
+    for index, (title, path) in enumerate(files):
+        write_atomic(folder / f"{name}-{index}.png", path.read_bytes())
+        cells.append(
+            "  \\begin{minipage}[t]{0.155\\linewidth}\\centering\\footnotesize\n"
+            f"    \\includegraphics[width=\\linewidth]{{{name}-{index}.png}}\\\\\n    {escape_latex(title)}\n"
+            "  \\end{minipage}"
+        )
+    caption = f"Samples from the same noise, {nfe} NFE."
+    rows = "\\hfill\n".join(cells)
+    return (
+        f"\\begin{{figure}}[htbp]\n  \\centering\n{rows}\n  \\caption{{{caption}}}\n  \\label{{fig:{name}}}\n"
+        "\\end{figure}\n"
+    )
+
+
+def _latex_table(sheet: Sheet) -> str:
+    """Return one table: numbers aligned at the point, the best in bold, footnotes below."""
+    filled = {index for row in sheet.rows for index, entry in enumerate(row) if entry.text != ABSENT}
+    indices = [index for index, column in enumerate(sheet.columns) if column.printed and index in filled]
+    columns = [_LatexColumn(sheet, index) for index in indices]
+    head = " & ".join(column.head for column in columns)
+    rows = [" & ".join(c.entry(row[i]) for c, i in zip(columns, indices, strict=True)) for row in sheet.rows]
+    lines = [f"    {row} \\\\" for row in rows]
+    if sheet.foot:
+        foot = " & ".join(c.entry(sheet.foot[i]) for c, i in zip(columns, indices, strict=True))
+        lines += ["    \\midrule", f"    {foot} \\\\"]
+    caption = escape_latex(f"{sheet.title}. {sheet.legend}")
+    notes = "".join(
+        f"  \\par\\smallskip\\raggedright\\footnotesize\\textsuperscript{{{letter}}}~{escape_latex(text)}\n"
+        for letter, text in sheet.notes.items()
+    )
+    return LATEX_TABLE.format(
+        caption=caption,
+        id=sheet.id,
+        kinds="".join(c.kind for c in columns),
+        head=head,
+        body="\n".join(lines),
+        notes=notes,
+    )
+
+
+LATEX_TABLE = r"""\begin{{table}}[htbp]
+  \centering
+  \caption{{{caption}}}
+  \label{{tab:{id}}}
+  \par\medskip
+  \footnotesize\setlength{{\tabcolsep}}{{3.5pt}}\sisetup{{mode=text, reset-text-series=false}}
+  \resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
+  \begin{{tabular}}{{@{{}}{kinds}@{{}}}}
+    \toprule
+    {head} \\
+    \midrule
+{body}
+    \bottomrule
+  \end{{tabular}}}}
+{notes}\end{{table}}
+"""
+
+
+class _LatexColumn:
+    """How a column is set: text, sentences, or numbers aligned at the point, what follows them in a column behind."""
+
+    def __init__(self, sheet: Sheet, index: int) -> None:
+        self.title = escape_latex(sheet.columns[index].title)
+        self.first = index == 0
+        self.wide, self.number = sheet.columns[index].wide, sheet.columns[index].number
+        entries = [row[index] for row in [*sheet.rows, *([sheet.foot] if sheet.foot else [])]]
+        found = [NUMBER.fullmatch(entry.text) for entry in entries]
+        numbers = [match for match in found if match]
+        unaligned = any(not m and re.search(r"\d", entry.text) for m, entry in zip(found, entries, strict=True))
+        self.aligned = self.number and bool(numbers) and not unaligned
+        self.whole = max((len(match[1].lstrip("-")) for match in numbers), default=1)
+        self.places = max((len(match[2] or "") for match in numbers), default=0)
+        self.negative = any(match[1].startswith("-") for match in numbers)
+        self.behind = self.aligned and (any(m[3] for m in numbers) or any(e.marks for e in entries))
+
+    @property
+    def kind(self) -> str:
+        """The column's type in the tabular's head."""
+        if self.wide:
+            return rf">{{\raggedright\arraybackslash}}p{{{0.36 if self.first else 0.24}\linewidth}}"
+        if not self.aligned:
+            return "r" if self.number else "l"
+        form = f"S[table-format={'-' * self.negative}{self.whole}.{self.places}]"
+        return f"{form}@{{\\,}}l" if self.behind else form
+
+    @property
+    def head(self) -> str:
+        """The column's title."""
+        words = self._stacked()
+        if self.behind:
+            return rf"\multicolumn{{2}}{{c}}{{{words}}}"
+        return f"{{{words}}}" if self.aligned else words
+
+    def _stacked(self) -> str:
+        """Return the title, a long one in two lines: at its last comma, else at the space nearest to its middle."""
+        breaks = [match.start() for match in re.finditer(", ", self.title)][-1:]
+        if not breaks and len(self.title) > LONG_TITLE:
+            breaks = [match.start() for match in re.finditer(" ", self.title)]
+        if self.wide or not breaks:
+            return self.title
+        at = min(breaks, key=lambda place: abs(place - len(self.title) / 2))
+        first, rest = self.title[:at], self.title[at:].removeprefix(",").strip()
+        align = "c" if self.aligned else "r" if self.number else "l"
+        return (
+            rf"\begin{{tabular}}[b]{{@{{}}{align}@{{}}}}{first}{',' * (self.title[at] == ',')}\\{rest}\end{{tabular}}"
+        )
+
+    def entry(self, entry: Entry) -> str:
+        """Return one entry."""
+        marks = rf"\textsuperscript{{{','.join(entry.marks)}}}" if entry.marks else ""
+        bold = r"\bfseries " if entry.best else ""
+        match = NUMBER.fullmatch(entry.text) if self.aligned else None
+        if match:
+            number = match[1] + (f".{match[2]}" if match[2] else "")
+            rest = escape_latex((match[3] or "").strip()).replace("$ ", r"$\,", 1)
+            return f"{bold}{number} & {bold if rest else ''}{rest}{marks}" if self.behind else f"{bold}{number}"
+        text = bold + escape_latex(entry.text)
+        if self.behind:
+            return rf"\multicolumn{{2}}{{c}}{{{text}{marks}}}"
+        return f"{{{text}{marks}}}" if self.aligned else text + marks

@@ -10,6 +10,7 @@ import typer
 
 from tractbench.cli.data import data_app
 from tractbench.cli.evaluate import evaluate
+from tractbench.cli.explain import explain
 from tractbench.cli.plan import doctor, plan
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
@@ -31,6 +32,7 @@ app.command()(plan)
 app.command()(evaluate)
 app.command()(report)
 app.command()(verify)
+app.command()(explain)
 app.command(name="list")(list_)
 app.command()(doctor)
 app.add_typer(data_app, name="data")

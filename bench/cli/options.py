@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,15 @@ from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
     from tractbench.progress import Progress
+    from tractbench.results.store import Store
 
 Runs = Annotated[
     Path, typer.Option(envvar="TRACTBENCH_HOME", help="Folder of all results.", file_okay=True, show_default=True)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Tables = Annotated[
+    Path | None, typer.Option(help="Folder of tables of your own (*.toml) instead of the paper's.", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
 
 
@@ -23,6 +28,16 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting (see 'list methods --verbose'); repeatable."),
 ]
+
+
+def store_or_note(runs: Path) -> Store:
+    """Return the results in a folder; where there are none yet, say so and go on: tables can be shown without any."""
+    from tractbench.results.store import Store
+
+    store = Store(runs, create=True)
+    if not store.exists:
+        print(f"no results in {runs} yet: everything is shown as not run", file=sys.stderr)
+    return store
 
 
 def parse_settings(pairs: list[str]) -> dict[str, object]:

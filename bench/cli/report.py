@@ -9,41 +9,74 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs
-from tractbench.errors import choose
+from tractbench.cli.options import Json, Runs, Tables, store_or_note
+from tractbench.errors import ConfigError, choose
 
 FORMATS = ("html", "latex", "markdown", "csv")
+DEFAULT_PATHS = {"html": Path("report.html"), "latex": Path("report-latex")}
 LISTINGS = ("methods", "datasets", "runs")
 
 
 def report(
     output: Annotated[str, typer.Option("--format", help="html, latex, markdown or csv.")] = "html",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write. [default: report.html for html, standard output otherwise]")
+    table: Annotated[
+        str | None, typer.Option(help="Only this table of the paper, run or not: cifar10, imagenet64, digits, ...")
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All tables of the paper, run or not.")] = False,
     tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, '-' for standard output; for latex a folder, or a .tex file for the tables alone. "
+            "[default: report.html, report-latex/, else standard output]",
+        ),
+    ] = None,
+    tables: Tables = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Make the table method x NFE from all results: mean, spread, seeds, budget, parameters, evaluations.
+    """Write the paper's tables, ablations and claims beside what the runs say: published, ours, interval, verdict.
+
+    Shown are the tables that any run touches, then all runs; with --table
+    or --all those tables, run or not. csv holds a row for each run, with
+    --table or --all a row for each cell. latex is a folder: report.tex,
+    which compiles by itself, a fragment for each table, figures as PDF.
 
     Examples:
-      tractbench report --format html
-      tractbench report --format latex --out table.tex
+      tractbench report
+      tractbench report --table cifar10 --format markdown
+      tractbench report --all --format latex --out paper/tables
       tractbench report --format csv | column -s, -t
     """
     from tractbench.files import write_atomic
-    from tractbench.reports.render import render
+    from tractbench.paper import load_tables
+    from tractbench.reports import render
+    from tractbench.reports.document import Selection, compose
+    from tractbench.results.provenance import command_line
     from tractbench.results.store import Store
 
     output = choose(output, "format", FORMATS)
-    text = render(Store(runs), output, tier=tier, dataset=dataset)
-    path = Path("report.html") if out is None and output == "html" else out
-    if path is None:
-        print(text, end="")
+    if table and every:
+        raise ConfigError(f"--table {table} and --all: one table or all of them; leave one of the two out")
+    selection = Selection(table, every, tier, dataset)
+    store = store_or_note(runs) if selection.names_tables else Store(runs)
+    document = compose(store, load_tables(tables), selection)
+    path = out or DEFAULT_PATHS.get(output)
+    if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
+        render.write_latex(document, path)
+        path = path / "report.tex"
     else:
+        if output == "html":
+            text = render.render_html(document, command_line())
+        elif output == "latex":
+            text = render.latex_tables(document.every_sheet)
+        else:
+            text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
+        if path is None or str(path) == "-":
+            print(text, end="")
+            return
         write_atomic(path, text)
-        print(f"wrote {path}", file=sys.stderr)
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def list_(

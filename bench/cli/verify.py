@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs
+from tractbench.cli.options import Json, Runs, Tables
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
@@ -24,15 +24,17 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with status 3 if anything is not run or not decided.")
     ] = False,
-    tables: Annotated[Path | None, typer.Option(help="Folder of tables of your own instead of the paper's.")] = None,
+    tables: Tables = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> int:
     """Judge the paper's figures and claims by the runs there are: reproduced, contradicted, inconclusive or not run.
 
-    A figure is reproduced when the 90% interval of the difference lies within its margin, contradicted when the 95%
-    interval lies outside. A claim is tested by paired t on the logarithm of scores over at least five shared training
-    seeds, with Holm's correction over all claims of its tier. Exit status: 0 if nothing is contradicted, else 1.
+    A figure is reproduced when the 90% interval of the difference lies
+    within its margin, contradicted when the 95% interval lies outside. A
+    claim is tested by paired t on the logarithm of scores over at least
+    five shared training seeds, with Holm's correction over all claims of
+    its tier. Exit status: 0 if nothing is contradicted, else 1.
 
     Examples:
       tractbench verify --tier small

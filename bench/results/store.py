@@ -58,8 +58,13 @@ class Store:
         if not create:
             raise StoreError(f"no results in {root}; make some with 'tractbench run', or name their folder with --runs")
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written to it."""
+        return (self.root / MARKER).is_file()
+
     def _make(self) -> None:
-        if not (self.root / MARKER).exists():
+        if not self.exists:
             write_atomic(self.root / MARKER, json.dumps({"format": 1}) + "\n")
 
     def folder(self, config: RunConfig, student: str, identity: str) -> Path:

@@ -1,0 +1,94 @@
+"""``tractbench explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tractbench.cli.options import Json, Runs, Tables, store_or_note
+
+if TYPE_CHECKING:
+    from tractbench.reports.lineage import CellLineage
+
+
+def explain(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL", help="TABLE/ROW/NFE, TABLE/CLAIM, or a run's folder or first eight digits of its identity."
+        ),
+    ],
+    tables: Tables = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show everything behind a figure: runs, settings, hashes, versions, hardware, seeds, and how to repeat it.
+
+    Examples:
+      tractbench explain digits/tract/1
+      tractbench explain digits/tract-beats-btd-1step
+      tractbench explain cifar10/tract-256m/2 --json
+    """
+    from tractbench.paper import load_tables
+    from tractbench.reports.lineage import CellLineage, ClaimLineage
+    from tractbench.reports.lineage import explain as explained
+
+    known = load_tables(tables)
+    store = store_or_note(runs)
+    found = explained(name, store.latest(), known, store.root)
+    if as_json:
+        print(found.model_dump_json())
+    elif isinstance(found, CellLineage):
+        _print_cell(found)
+    elif isinstance(found, ClaimLineage):
+        verdict = found.verdict
+        print(f"{found.id}: {verdict.verdict}\n  {found.text}\n  source: {found.source}")
+        for pair in verdict.compared:
+            ratio = "no shared seeds" if pair.ratio is None else f"ratio {pair.ratio:.4g}, n {pair.n}"
+            print(f"  {pair.left} over {pair.right}: {ratio}")
+        for note in verdict.notes:
+            print(f"  {note}")
+        for cell in found.cells:
+            print()
+            _print_cell(cell)
+    else:
+        print(found.model_dump_json(indent=2))
+
+
+def _print_cell(cell: CellLineage) -> None:
+    """Print a cell's lineage, what all runs share first."""
+    import json
+
+    print(f"{cell.id}: {cell.metric}, tier {cell.tier}, protocol {cell.protocol}")
+    print(f"  code        results version {cell.results_version}")
+    if cell.published:
+        error = f" ± {cell.published.error:g}" if cell.published.error else ""
+        print(f"  published   {cell.published.value:g}{error} ({cell.source})")
+        for note in filter(None, (cell.published.note, f"verdict: {cell.verdict.verdict}" if cell.verdict else "")):
+            print(f"              {note}")
+    if cell.mean is not None:
+        training = "" if cell.training_std is None else f" ± {cell.training_std:.4g} over training seeds"
+        sampling = "" if cell.sampling_std is None else f", ± {cell.sampling_std:.4g} over sampling seeds"
+        print(f"  ours        {cell.mean:.6g}{training}{sampling}, n {cell.n}")
+    for reason in cell.left_out:
+        print(f"  {'left out' if cell.n else 'runs':11} {reason}")
+    for origin in cell.origins:
+        for run in origin.runs:
+            scores = " ".join(f"{seed}:{score:.6g}" for seed, score in run.scores.items())
+            print(f"  run         {run.identity[:8]} training seed {run.seed}, by sampling seed {scores}")
+            print(f"              {run.folder}: {' '.join(run.files) or 'the folder is gone'}")
+            print(f"              recorded {run.created}, trained {run.training_seconds:.0f} s, weights {run.weights}")
+            print(f"              {run.command}")
+        for name, value in origin.hashes.items():
+            if value:
+                print(f"  hash        {name} {value}")
+        for name, value in origin.environment.items():
+            print(f"  made with   {name} {value if isinstance(value, str) else json.dumps(value)}")
+        for name, value in origin.basis.items():
+            print(f"  scored by   {name} {value if isinstance(value, str) else json.dumps(value)}")
+    settings = " ".join(f"{name}={json.dumps(value)}" for name, value in cell.settings.items() if value is not None)
+    print(f"  settings    {settings}")
+    for command in cell.repeat:
+        print(f"  repeat      {command}")

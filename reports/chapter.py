@@ -1,0 +1,396 @@
+"""A table of the paper as a chapter of the report: its cells, ablations, figures, claims and samples."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tractbench.config import RunConfig, format_budget, parse_budget, resolve
+from tractbench.evaluation.protocols import load_protocol
+from tractbench.paper import Axis, Cell, Claim, Published, Table
+from tractbench.reports.evidence import Evidence
+from tractbench.reports.figures import Chart, Mark, axis_text
+from tractbench.reports.overview import gloss
+from tractbench.reports.sheet import (
+    ABSENT,
+    METRIC_TITLES,
+    Column,
+    Entry,
+    Notes,
+    Sheet,
+    decimals,
+    slug,
+    with_interval,
+    with_spread,
+)
+from tractbench.reports.verdicts import MIN_SEEDS, Verdict
+from tractbench.results.record import Record
+from tractbench.results.statistics import difference
+
+AXIS_TITLES = {
+    "mu_s": "self-teacher momentum",
+    "mu_i": "momentum of the inference average",
+    "budget": "training images",
+    "parameters": "parameters, millions",
+}
+"""How settings are called under an axis; others go by their own names."""
+
+SCALES = {"budget": "log", "nfe": "log", "parameters": "linear"}
+
+SIGNS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "○", "budget differs": "≠"}
+"""Beside the word, so that no verdict is told by colour alone."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Samples of one cell, drawn from the same noises as the others of its row."""
+
+    title: str
+    record: Record
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What a report shows of a table; ``order`` are its sheets and charts as they follow each other."""
+
+    id: str
+    title: str
+    intro: str
+    order: tuple[Sheet | Chart, ...]
+    samples: Mapping[int, Sequence[Sample]] = field(default_factory=dict)
+
+
+def chapter(table: Table, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]) -> Chapter:
+    """Lay out a table.
+
+    Args:
+        table: the table.
+        evidence: by cell id.
+        verdicts: by cell or claim id.
+    """
+    writer = _Writer(table, evidence, verdicts)
+    order: list[Sheet | Chart] = [*writer.main(), *writer.claims(), *writer.against_nfe()]
+    for axis in table.axes:
+        order += [writer.axis_sheet(axis), *writer.axis_chart(axis)]
+    order += writer.errors_by_phase()
+    return Chapter(slug(f"table-{table.name}"), table.title, writer.intro(), tuple(order), writer.samples())
+
+
+def cell_anchor(cell_id: str) -> str:
+    """Return the anchor of what stands behind a cell or claim."""
+    return slug(f"behind-{cell_id}")
+
+
+def hours_title(records: Iterable[Record]) -> str:
+    """Return the unit of training times: hours of what they were made on."""
+    on_gpu = {record.environment.get("device", "cpu") != "cpu" for record in records}
+    return "GPU-hours" if on_gpu == {True} else "CPU-hours" if on_gpu == {False} else "Hours"
+
+
+class _Writer:
+    def __init__(self, table: Table, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]) -> None:
+        self.table, self.evidence, self.verdicts = table, evidence, verdicts
+        self.metric = METRIC_TITLES.get(table.metric, table.metric)
+        self.published = any(cell.published for cell in table.cells.values())
+        self.configs: dict[str, RunConfig] = {}
+
+    def config(self, cell: Cell) -> RunConfig:
+        """Return the cell's settings with all defaults."""
+        if cell.id not in self.configs:
+            self.configs[cell.id] = resolve(cell.settings)[0]
+        return self.configs[cell.id]
+
+    def intro(self) -> str:
+        table = self.table
+        sentences = [f"Tier {table.tier}; protocol {table.protocol}: {load_protocol(table.protocol).description}"]
+        sentences.append(gloss([table.metric]))
+        if not self.published:
+            sentences.append("No figure of this table is published: it tests what the paper claims, on other data.")
+        if all(cell.row.ablation for cell in table.cells.values()):
+            sentences += self._rules()
+        return " ".join(filter(None, sentences))
+
+    def main(self) -> list[Sheet]:
+        """Return the table itself, unless all of its rows are ablations."""
+        cells = [cell for cell in self.table.cells.values() if not cell.row.ablation]
+        return [self._sheet("cells", self.table.title, cells)] if cells else []
+
+    def axis_sheet(self, axis: Axis) -> Sheet:
+        cells = [self.table.cells[point.cell] for point in axis.points]
+        return self._sheet(f"axis-{axis.id}", axis.title, cells, axis)
+
+    def _sheet(self, part: str, title: str, cells: list[Cell], axis: Axis | None = None) -> Sheet:
+        notes = Notes()
+        best = self._best(cells)
+        lines = axis is not None and len(axis.lines) > 1
+        hours = hours_title(record for cell in cells for record in self.evidence[cell.id].records)
+        columns = (
+            Column(AXIS_TITLES.get(axis.x, axis.x).capitalize() if axis else "Method", False),
+            *([Column("NFE")] if axis is None else [Column("Line", False)] if lines else []),
+            *([Column(f"{self.metric}, published")] if self.published else []),
+            Column(f"{self.metric}, ours"),
+            Column("Sampling std"),
+            Column("n"),
+            *([Column("Difference, 95%"), Column("Verdict", False)] if self.published else []),
+            Column("Parameters, M"),
+            Column("Budget"),
+            Column(hours),
+        )
+        rows = []
+        for index, cell in enumerate(cells):
+            marks = notes.mark(cell.row.note)
+            if axis is None:
+                lead = [Entry(cell.row.label, cell.row.label, marks=marks), Entry(str(cell.nfe), cell.nfe)]
+            else:
+                point = axis.points[index]
+                lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=marks)]
+                lead += [Entry(point.line, point.line)] if lines else []
+            rows.append((*lead, *self._cell(cell, best, notes)))
+        anchor, caption = slug(f"{self.table.name}-{part}"), self._caption(cells, axis)
+        return Sheet(anchor, title, caption, columns, tuple(rows), notes.texts)
+
+    def _best(self, cells: list[Cell]) -> set[tuple[str, bool]]:
+        """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True)."""
+        found = set()
+        for nfe in {cell.nfe for cell in cells}:
+            scored = {c.id: self.evidence[c.id].spread for c in cells if c.nfe == nfe}
+            ours = {cell_id: spread.mean for cell_id, spread in scored.items() if spread}
+            theirs = {c.id: c.published.value for c in cells if c.nfe == nfe and c.published}
+            for published, values in ((False, ours), (True, theirs)):
+                if len(values) > 1:
+                    found.add((min(values, key=values.__getitem__), published))
+        return found
+
+    def _cell(self, cell: Cell, best: set[tuple[str, bool]], notes: Notes) -> list[Entry]:
+        """Return the entries that every sheet of cells has."""
+        evidence, verdict = self.evidence[cell.id], self.verdicts.get(cell.id)
+        target = cell_anchor(cell.id)
+        spread = evidence.spread
+        entries = []
+        if self.published:
+            entries.append(self._published(cell, best, notes))
+        if spread is None:
+            marks = notes.mark(evidence.missing if evidence.budgets else "", *evidence.left_out)
+            entries += [Entry("not run", math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
+        else:
+            mean = statistics.fmean(evidence.quoted.values())
+            training = statistics.stdev(evidence.quoted.values()) if len(evidence.quoted) > 1 else None
+            marks = notes.mark(*evidence.left_out)
+            entries.append(Entry(with_spread(mean, training), mean, (cell.id, False) in best, target, marks))
+            sampling = spread.sampling
+            entries.append(Entry(*_number(sampling, f".{decimals(sampling)}f")))
+            entries.append(Entry(str(spread.n), spread.n))
+        if self.published:
+            entries += [self._difference(verdict), self._ruling(verdict, target)]
+        hours = [record.training.seconds / 3600 for record in evidence.records]
+        entries += [
+            self._parameters(cell, notes),
+            Entry(*self._budget(cell)),
+            _hours(hours),
+        ]
+        return entries
+
+    def _published(self, cell: Cell, best: set[tuple[str, bool]], notes: Notes) -> Entry:
+        published = cell.published
+        if published is None:
+            return Entry(ABSENT, math.inf)
+        text = f"{published.value:g}"
+        if published.error is not None:
+            places = max(len(f"{number:g}".partition(".")[2]) for number in (published.value, published.error))
+            text = f"{published.value:.{places}f} ± {published.error:.{places}f}"
+        marks = notes.mark(self.table.sources[published.source], self._conditions(published), published.note)
+        return Entry(text, published.value, (cell.id, True) in best, marks=marks)
+
+    def _conditions(self, published: Published) -> str:
+        """Say of a published figure what its source does not, or says otherwise than the cell."""
+        parts = []
+        if published.error is None:
+            parts.append("printed without ±")
+        if published.aggregation != "mean":
+            unknown = published.aggregation == "unknown"
+            parts.append("not said whether a mean or a minimum" if unknown else "the minimum over sampling seeds")
+        if published.budget != "same":
+            parts.append("made at another budget" if published.budget == "other" else "its budget is not known")
+        return ", ".join(parts)
+
+    def _difference(self, verdict: Verdict | None) -> Entry:
+        if verdict is None or verdict.difference is None:
+            return Entry(ABSENT, math.inf)
+        return Entry(with_interval(verdict.difference, verdict.difference_95), verdict.difference)
+
+    def _ruling(self, verdict: Verdict | None, target: str) -> Entry:
+        if verdict is None:
+            return Entry(ABSENT, "~")
+        more = f" ({verdict.further_seeds} more seeds)" if verdict.further_seeds else ""
+        return Entry(f"{SIGNS[verdict.verdict]} {verdict.verdict}{more}", verdict.verdict, target=target)
+
+    def _parameters(self, cell: Cell, notes: Notes) -> Entry:
+        """Return parameters in millions, our network's where there is one, with a note where the published differ."""
+        records, published = self.evidence[cell.id].records, cell.row.parameters
+        ours = records[-1].parameters if records else None
+        if ours is None:
+            return Entry(*_number(published, "g"))
+        text = f"{ours / 1e6:.3g}"
+        differs = published is not None and f"{published:.3g}" != text
+        return Entry(text, ours / 1e6, marks=notes.mark(f"published: {published:g}M parameters") if differs else ())
+
+    def _budget(self, cell: Cell) -> tuple[str, float]:
+        budget = parse_budget(cell.settings.get("budget"))
+        images = budget if isinstance(budget, int) else self.config(cell).budget
+        return (format_budget(images), images) if images else (ABSENT, 0)
+
+    def _caption(self, cells: list[Cell], axis: Axis | None) -> str:
+        if axis:
+            return f"{sentence(axis.note)} Ours: mean ± standard deviation over n training seeds.".strip()
+        sentences = []
+        found = [self.evidence[cell.id] for cell in cells]
+        if any(one.records for one in found):
+            samples = sorted({record.config.samples for one in found for record in one.records})
+            sentences.append(
+                f"Ours: mean ± standard deviation over n training seeds of {self.metric} on "
+                f"{' or '.join(f'{n:,}' for n in samples)} samples; apart, the standard deviation over sampling seeds."
+            )
+        return " ".join([*sentences, *self._rules()])
+
+    def _rules(self) -> list[str]:
+        """Say how published figures are judged."""
+        table, sentences = self.table, []
+        if self.published:
+            if table.margin:
+                sentences.append(
+                    f"Reproduced: the 90% interval of ours minus published lies within ±{table.margin:g}, "
+                    f"{table.margin_reason}; contradicted: the 95% interval lies outside."
+                )
+            if table.unstated_error:
+                sentences.append(f"As standard deviation, ±{table.unstated_error:g}: {table.unstated_error_reason}.")
+        return sentences
+
+    def _mark(self, cell: Cell, x: float | str, line: str) -> Mark:
+        mark = _measured(line, x, list(self.evidence[cell.id].quoted.values()))
+        if cell.published is None:
+            return mark
+        return replace(mark, published=cell.published.value, published_error=cell.published.error)
+
+    def axis_chart(self, axis: Axis) -> list[Chart]:
+        """Return an ablation's figure, if there is anything to show."""
+        marks = [self._mark(self.table.cells[point.cell], point.x, point.line) for point in axis.points]
+        title, scale = AXIS_TITLES.get(axis.x, axis.x), SCALES.get(axis.x, "names")
+        anchor = slug(f"{self.table.name}-{axis.id}")
+        return _shown(Chart(anchor, axis.title, title, self.metric, tuple(marks), axis.x, scale))
+
+    def against_nfe(self) -> list[Chart]:
+        """Return the score against the number of network evaluations, if any row has two."""
+        rows = [row for row in self.table.rows if not row.ablation]
+        if not any(len(row.cells) > 1 for row in rows):
+            return []
+        cells = [cell for cell in self.table.cells.values() if not cell.row.ablation]
+        marks = [self._mark(c, c.nfe, c.row.label) for c in sorted(cells, key=lambda cell: cell.nfe)]
+        title = f"{self.metric} against network evaluations"
+        return [
+            Chart(slug(f"{self.table.name}-nfe"), title, "network evaluations", self.metric, tuple(marks), "nfe", "log")
+        ]
+
+    def errors_by_phase(self) -> list[Chart]:
+        """Return the distillation error after each phase, once for each method and schedule, in the fewest steps."""
+        fewest = min(cell.nfe for cell in self.table.cells.values())
+        lines: dict[tuple[str, str, tuple[int, ...]], str] = {}
+        marks: list[Mark] = []
+        for cell in self.table.cells.values():
+            records = self.evidence[cell.id].records
+            if cell.nfe != fewest or not records or not records[0].config.schedule:
+                continue
+            config = records[0].config
+            key = (config.method, config.process, config.schedule)
+            if key in lines:
+                continue
+            lines[key] = cell.row.label
+            for number, phase in enumerate(records[0].distillation_errors):
+                values = list({r.config.seed: r.distillation_errors[number].error for r in records}.values())
+                marks.append(_measured(cell.row.label, phase.end, values))
+        title = "Distillation error after each phase"
+        anchor, y_title = slug(f"{self.table.name}-errors"), "mean squared distance"
+        return _shown(Chart(anchor, title, "steps left", y_title, tuple(marks), "steps", "steps"))
+
+    def claims(self) -> list[Sheet]:
+        """Return the claims and what was found."""
+        table, notes = self.table, Notes()
+        if not table.claims:
+            return []
+        rows = [self._claim(claim, self.verdicts[f"{table.name}/{claim.id}"], notes) for claim in table.claims]
+        columns = (
+            Column("Claim", False, wide=True),
+            Column(f"Ratio of {self.metric}, 95%"),
+            *([Column("Published")] if self.published else []),
+            Column("n"),
+            Column("p"),
+            Column("Verdict", False),
+        )
+        caption = (
+            "Ratio: geometric mean over n shared training seeds of left over right in the comparison that decides. "
+            f"Paired t tests on its logarithm; p after Holm's correction over all claims of tier {table.tier}, against "
+            "the claim where it is contradicted."
+        )
+        return [Sheet(slug(f"{table.name}-claims"), "Claims", caption, columns, tuple(rows), notes.texts)]
+
+    def _claim(self, claim: Claim, verdict: Verdict, notes: Notes) -> tuple[Entry, ...]:
+        margin = f"margin ±{claim.margin:g}, {claim.margin_reason}" if claim.margin else ""
+        target = cell_anchor(verdict.id)
+        p = verdict.p_against if verdict.verdict == "contradicted" else verdict.p
+        p = p if verdict.n >= MIN_SEEDS else None  # nothing was tested
+        ratio = Entry(ABSENT, math.inf)
+        if verdict.estimate is not None:
+            ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
+        return (
+            Entry(claim.text, claim.text, marks=notes.mark(self.table.sources[claim.source], claim.note, margin)),
+            ratio,
+            *([Entry(*_number(verdict.published, ".2f"))] if self.published else []),
+            Entry(str(verdict.n), verdict.n),
+            Entry(*_number(p, ".2g")),
+            self._ruling(verdict, target),
+        )
+
+    def samples(self) -> dict[int, list[Sample]]:
+        """Return, for each NFE, a run of each row: the one of the lowest seeds."""
+        by_nfe: dict[int, list[Sample]] = {}
+        for cell in self.table.cells.values():
+            records = self.evidence[cell.id].records
+            if records and not cell.row.ablation:
+                first = min(records, key=lambda record: (record.config.seed, record.config.sampling_seeds))
+                by_nfe.setdefault(cell.nfe, []).append(Sample(cell.row.label, first))
+        return {
+            nfe: [sample for sample in samples if _drawn_alike(sample, samples[0])] for nfe, samples in by_nfe.items()
+        }
+
+
+def _measured(line: str, x: float | str, values: list[float]) -> Mark:
+    """Return a place of a chart with the mean of one value for each training seed."""
+    own = difference(values)
+    return Mark(line, x, statistics.fmean(values) if values else None, own.interval() if own else None, len(values))
+
+
+def _shown(chart: Chart) -> list[Chart]:
+    """Return a chart, none if it would be empty."""
+    return [chart] if any((mark.ours, mark.published) != (None, None) for mark in chart.marks) else []
+
+
+def _hours(hours: Sequence[float]) -> Entry:
+    """Return the mean of training times, to two figures."""
+    mean = statistics.fmean(hours) if any(hours) else None
+    return Entry(*_number(mean, ".2g" if mean is None or mean < 10 else ".0f"))
+
+
+def sentence(text: str) -> str:
+    """Return text as a sentence, nothing for nothing."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
+def _drawn_alike(one: Sample, other: Sample) -> bool:
+    """Whether both pictures start from the same noises."""
+    return one.record.config.sampling_seeds[0] == other.record.config.sampling_seeds[0]
+
+
+def _number(value: float | None, form: str) -> tuple[str, float]:
+    """Return a number's text and what it is sorted by; none sorts last."""
+    return (ABSENT, math.inf) if value is None else (format(value, form), value)

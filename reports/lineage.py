@@ -1,0 +1,261 @@
+"""What stands behind a figure: runs, settings, hashes, versions, hardware, seeds, and the commands that repeat it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tractbench.config import RESULTS_VERSION, canonical, parse_integers, resolve
+from tractbench.errors import ConfigError, nearest_name
+from tractbench.paper import Cell, Claim, Published, Table
+from tractbench.reports.evidence import Archive, Evidence
+from tractbench.reports.verdicts import Verdict, judge
+from tractbench.results.record import Record
+
+FLAGS = ("method", "dataset", "tier", "nfe", "schedule", "budget", "seed", "sampling_seeds", "samples", "mu_s", "mu_i",
+         "batch", "lr", "process", "teacher")  # fmt: skip
+"""Settings that ``tractbench run`` has an option for; all others go by ``--set``."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class RunOrigin(_Value):
+    """One run.
+
+    Attributes:
+        identity: the run's hash.
+        student: the student's hash.
+        weights: sha256 of the weights that were sampled.
+        seed: training seed.
+        scores: of each sampling seed.
+        quoted: the number that the protocol quotes of them.
+        command: as it was typed.
+        created: when it was recorded.
+        folder: inside the store.
+        training_seconds: wall time of training.
+        files: what lies in its folder now.
+    """
+
+    identity: str
+    student: str
+    weights: str | None
+    seed: int
+    scores: dict[int, float]
+    quoted: float
+    command: str
+    created: str
+    folder: str
+    training_seconds: float
+    files: tuple[str, ...] = ()
+
+
+class Origin(_Value):
+    """Runs that were made on one machine with one set of versions and files.
+
+    Attributes:
+        environment: versions, hardware and the state of the code.
+        hashes: sha256 of the teacher, data, reference and plugins' sources.
+        basis: what the scores were made against.
+    """
+
+    environment: dict[str, Any]
+    hashes: dict[str, str | None]
+    basis: dict[str, Any]
+    runs: tuple[RunOrigin, ...]
+
+
+class CellLineage(_Value):
+    """Everything behind a cell.
+
+    Attributes:
+        id: ``table/row/nfe``.
+        settings: its resolved settings but for the seed.
+        results_version: version of the code's results that runs must have.
+        published: the published figure, with its source in words.
+        verdict: what the runs say of it, None without a published figure.
+        mean: of the quoted scores over training seeds.
+        training_std: their standard deviation.
+        sampling_std: root mean square of the standard deviations over sampling seeds.
+        n: training seeds.
+        origins: the runs that count.
+        left_out: runs that do not, and why.
+        repeat: a command for each training seed that the table asks for.
+    """
+
+    id: str
+    kind: str = "cell"
+    tier: str
+    protocol: str
+    metric: str
+    settings: dict[str, Any]
+    results_version: int = RESULTS_VERSION
+    published: Published | None
+    source: str
+    verdict: Verdict | None
+    mean: float | None
+    training_std: float | None
+    sampling_std: float | None
+    n: int
+    origins: tuple[Origin, ...]
+    left_out: tuple[str, ...]
+    repeat: tuple[str, ...]
+
+
+class ClaimLineage(_Value):
+    """Everything behind a claim: its verdict and the cells that it compares."""
+
+    id: str
+    kind: str = "claim"
+    text: str
+    source: str
+    verdict: Verdict
+    cells: tuple[CellLineage, ...]
+
+
+def explain(
+    name: str, records: Sequence[Record], tables: Mapping[str, Table], root: Path
+) -> CellLineage | ClaimLineage | Record:
+    """Return everything behind a cell, a claim or a run.
+
+    Args:
+        name: ``table/row/nfe``, ``table/claim``, or the first eight or more digits of a run's identity or its folder.
+        records: one for each identity, oldest first.
+        tables: all of them, since claims are corrected for all of a tier.
+        root: the store's folder, to see which files are there.
+
+    Raises:
+        ConfigError: nothing has that name.
+    """
+    runs = [r for r in records if name == Path(r.folder).name or (len(name) >= 8 and r.identity.startswith(name))]
+    if runs:
+        return runs[-1]
+    cells = {cell.id: cell for table in tables.values() for cell in table.cells.values()}
+    claims = {f"{table.name}/{claim.id}": (table, claim) for table in tables.values() for claim in table.claims}
+    if name not in cells and name not in claims:
+        near = nearest_name(name, [*cells, *claims]) if "/" in name else ""
+        raise ConfigError(
+            f"nothing is called {name!r}{near if near.startswith('; did') else ''}; give TABLE/ROW/NFE or TABLE/CLAIM "
+            "as 'tractbench verify' prints them, or the first eight digits of a run's identity"
+        )
+    archive = Archive(records)
+    evidence = {cell_id: archive.gather(cell) for cell_id, cell in cells.items()}
+    verdicts = {verdict.id: verdict for verdict in judge(tables, evidence)}
+    if name in cells:
+        cell = cells[name]
+        return cell_lineage(tables[cell.table], cell, evidence[name], verdicts.get(name), root)
+    table, claim = claims[name]
+    return claim_lineage(table, claim, evidence, verdicts, root)
+
+
+def claim_lineage(
+    table: Table, claim: Claim, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict], root: Path
+) -> ClaimLineage:
+    """Return everything behind a claim."""
+    compared = {c.id: c for pairs in table.alternatives(claim) for pair in pairs for c in pair}
+    return ClaimLineage(
+        id=f"{table.name}/{claim.id}",
+        text=claim.text,
+        source=table.sources[claim.source],
+        verdict=verdicts[f"{table.name}/{claim.id}"],
+        cells=tuple(cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in compared.values()),
+    )
+
+
+def cell_lineage(
+    table: Table, cell: Cell, evidence: Evidence, verdict: Verdict | None, root: Path | None = None
+) -> CellLineage:
+    """Return everything behind a cell.
+
+    Args:
+        table: its table.
+        cell: the cell.
+        evidence: what the store holds for it.
+        verdict: what the runs say of its published figure.
+        root: the store's folder, to see which files are there; None does not look.
+    """
+    spread = evidence.spread
+    config = resolve(cell.settings)[0]
+    quoted = list(evidence.quoted.values())
+    seeds = table.training_seeds if config.schedule else (0,)
+    return CellLineage(
+        id=cell.id,
+        tier=cell.tier,
+        protocol=cell.protocol,
+        metric=cell.metric,
+        settings=config.model_dump(mode="json", exclude={"seed"}),
+        published=cell.published,
+        source=table.sources[cell.published.source] if cell.published else "",
+        verdict=verdict,
+        mean=sum(quoted) / len(quoted) if quoted else None,
+        training_std=spread.training if spread else None,
+        sampling_std=spread.sampling if spread else None,
+        n=len(quoted),
+        origins=_origins(cell, evidence, root),
+        left_out=evidence.left_out if quoted else (evidence.missing, *evidence.left_out),
+        repeat=tuple(repeat_command(cell, seed if config.schedule else None) for seed in seeds),
+    )
+
+
+def _origins(cell: Cell, evidence: Evidence, root: Path | None) -> tuple[Origin, ...]:
+    groups: dict[str, list[Record]] = {}
+    for record in evidence.records:
+        groups.setdefault(canonical([record.environment, _shared_hashes(record), record.basis]), []).append(record)
+    return tuple(
+        Origin(
+            environment=group[0].environment,
+            hashes=_shared_hashes(group[0]),
+            basis=group[0].basis,
+            runs=tuple(_run(record, cell, evidence, root) for record in group),
+        )
+        for group in groups.values()
+    )
+
+
+def _shared_hashes(record: Record) -> dict[str, str | None]:
+    return {name: value for name, value in record.hashes.items() if name != "student"}
+
+
+def _run(record: Record, cell: Cell, evidence: Evidence, root: Path | None) -> RunOrigin:
+    folder = root / record.folder if root else None
+    present = sorted(p.name for p in folder.iterdir() if p.name[0] != ".") if folder and folder.is_dir() else []
+    return RunOrigin(
+        identity=record.identity,
+        student=record.student,
+        weights=record.hashes.get("student"),
+        seed=record.config.seed,
+        scores=dict(zip(record.config.sampling_seeds, record.metrics[cell.metric].per_seed, strict=True)),
+        quoted=evidence.quoted[record.config.seed],
+        command=record.command,
+        created=record.created,
+        folder=record.folder,
+        training_seconds=record.training.seconds,
+        files=tuple(present),
+    )
+
+
+def repeat_command(cell: Cell, seed: int | None) -> str:
+    """Return the command that makes a cell's run with a training seed, None for a method that trains nothing."""
+    settings = {**cell.settings, "seed": seed}
+    usual = resolve({name: value for name, value in settings.items() if name != "protocol"})[0].protocol
+    if cell.protocol == usual:
+        del settings["protocol"]
+    words = ["tractbench", "run"]
+    for name in FLAGS:
+        value = settings.pop(name, None)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", _flag(value)]
+    for name, value in settings.items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
+
+
+def _flag(value: object) -> str:
+    numbers = parse_integers(value) if isinstance(value, list) else value
+    return ",".join(map(str, numbers)) if isinstance(numbers, list | tuple) else str(numbers)

@@ -1,0 +1,141 @@
+"""The tables of all runs: one for each data set, tier and protocol, never mixed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from tractbench.evaluation.protocols import load_protocol
+from tractbench.reports.frames import budget_text, cell_frame
+from tractbench.reports.sheet import ABSENT, METRIC_TITLES, Column, Entry, Sheet, slug, with_spread
+from tractbench.results.record import Record
+
+GLOSSES = {
+    "fid": "FID is the Fréchet inception distance, lower is better.",
+    "fd_": "FD is the Fréchet distance, lower is better; none of these is a FID.",
+    "nn_ratio": "NN ratio: distance to the nearest training image over that to the nearest held-out one, 0 for a "
+    "sampler that repeats its training images.",
+    "sliced_w2": "Sliced W2: root mean square Wasserstein-2 distance of projections to those of fresh true points.",
+}
+"""What a caption says of its metrics, by the beginning of their names."""
+
+
+def overview(records: Sequence[Record]) -> list[Sheet]:
+    """Return one table for each data set, tier and protocol among the records."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        config = record.config
+        groups.setdefault((config.dataset, config.tier, config.protocol), []).append(record)
+    return [_sheet(*key, group) for key, group in sorted(groups.items())]
+
+
+def disqualified(record: Record) -> str | None:
+    """Return why a record's scores stand in no table: other Inception weights or other data than the published ones."""
+    if record.basis and not record.basis.get("verified", True):
+        return "not a FID, as the weights are not the published Inception weights"
+    return next((text for text in record.deviations if text.startswith("data: ")), None)
+
+
+def gloss(metrics: Sequence[str]) -> str:
+    """Say what metrics are."""
+    return " ".join(text for prefix, text in GLOSSES.items() if any(name.startswith(prefix) for name in metrics))
+
+
+def _sheet(dataset: str, tier: str, protocol_name: str, group: list[Record]) -> Sheet:
+    title = f"{dataset}, tier {tier}"
+    anchor = slug(f"runs-{dataset}-{tier}-{protocol_name}")
+    protocol = load_protocol(protocol_name)
+    standing = [record for record in group if not disqualified(record)]
+    reasons = Counter(reason for record in group if (reason := disqualified(record)))
+    left_out = [f"Left out: {count} run{'s' * (count > 1)} ({reason})." for reason, count in reasons.items()]
+    if not standing:
+        return Sheet(anchor, title, " ".join(left_out))
+    metrics = tuple(m for m in protocol.metrics if any(m in r.metrics for r in standing)) or protocol.metrics
+    cells = cell_frame(standing, metrics)
+    rows = _rows(cells, metrics)
+    scored = next((record for record in reversed(standing) if record.floors), None)
+    return Sheet(
+        anchor,
+        title,
+        " ".join([_caption(cells, protocol.name, protocol.description, metrics), *_deviations(standing), *left_out]),
+        _columns(metrics),
+        rows,
+        foot=_floors(protocol.floor, metrics, scored) if scored else (),
+    )
+
+
+def _deviations(records: list[Record]) -> list[str]:
+    found = sorted({text for record in records for text in record.deviations})
+    return [f"Deviates from the protocol: {'; '.join(found)}."] if found else []
+
+
+def _floors(name: str, metrics: tuple[str, ...], record: Record) -> tuple[Entry, ...]:
+    values = [record.floors.get(metric) for metric in metrics]
+    shown = [Entry(ABSENT if value is None else f"{value:.3f}") for value in values]
+    return (Entry(name), Entry(""), *shown, *(Entry("") for _ in range(len(_columns(metrics)) - 2 - len(metrics))))
+
+
+def _caption(cells: pd.DataFrame, protocol: str, description: str, metrics: tuple[str, ...]) -> str:
+    """Say what the numbers of a table are."""
+    samples = " or ".join(f"{n:,}" for n in sorted(set(cells["samples"])))
+    sentences = [f"Mean ± standard deviation over sampling seeds, {samples} samples each; protocol {protocol}:"]
+    sentences.append(description)
+    if (cells["training_seeds"] > 1).any():
+        sentences.append("Behind a slash: the standard deviation over training seeds.")
+    sentences.append(gloss(metrics))
+    sentences.append(
+        "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises."
+    )
+    return " ".join(filter(None, sentences))
+
+
+def _columns(metrics: tuple[str, ...]) -> tuple[Column, ...]:
+    return (
+        Column("Method", False),
+        Column("NFE"),
+        *(Column(METRIC_TITLES.get(name, name), printed=not name.endswith("_held_out")) for name in metrics),
+        Column("Distillation error"),
+        Column("Seeds"),
+        Column("Budget"),
+        Column("Schedule", False, printed=False, wide=True),
+        Column("Parameters"),
+        Column("Settings", False, wide=True),
+    )
+
+
+def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[tuple[Entry, ...], ...]:
+    best: set[tuple[int, str]] = set()
+    for name in metrics:
+        if name.startswith(("fd_", "fid")):
+            for _, group in cells.dropna(subset=[name]).groupby("nfe_spent"):
+                if len(group) > 1:
+                    best.add((group.index.tolist()[int(group[name].astype(float).argmin())], name))
+    rows = []
+    for index, cell in enumerate(cells.to_dict("records")):
+        row = [
+            Entry(str(cell["method"]), str(cell["method"])),
+            Entry(f"{cell['nfe_spent']:.0f}", cell["nfe_spent"]),
+        ]
+        for name in metrics:
+            text = with_spread(cell[name], cell[f"{name}_sampling_std"])
+            if cell["training_seeds"] > 1 and text != ABSENT:
+                text += f" / {cell[f'{name}_training_std']:.2g}"
+            row.append(Entry(text, float(cell[name]) if text != ABSENT else math.inf, (index, name) in best))
+        seeds = f"{cell['training_seeds']} x {cell['sampling_seeds'] / max(1, cell['training_seeds']):g}"
+        settings = f"failed: {cell['reason']}" if cell["reason"] else str(cell["settings"])
+        parameters = cell["parameters"]
+        known = parameters is not None and not math.isnan(parameters)
+        error = float(cell["distillation_error"])
+        row += [
+            Entry(ABSENT if math.isnan(error) else f"{error:.3g}", error if error == error else math.inf),
+            Entry(seeds, cell["sampling_seeds"]),
+            Entry(budget_text(cell["budget"]), cell["budget"]),
+            Entry(str(cell["schedule"]).replace(",", " → ") or ABSENT, str(cell["schedule"])),
+            Entry(f"{parameters:,.0f}" if known else ABSENT, parameters if known else 0),
+            Entry(settings or ABSENT, settings),
+        ]
+        rows.append(tuple(row))
+    return tuple(rows)
