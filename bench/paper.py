@@ -261,6 +261,7 @@ class Table(_Data):
     def _consistent(self) -> Table:
         ids = [row.id for row in self.rows] + [claim.id for claim in self.claims]
         _unique("row and claim", ids)
+        _unique("label", [row.label for row in self.rows])
         _unique("axis", [axis.id for axis in self.axes])
         for row in self.rows:
             _unique(f"row '{row.id}': cell", [str(data.nfe) for data in row.cells])

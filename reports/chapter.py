@@ -288,14 +288,13 @@ class _Writer:
         cells = [cell for cell in self.table.cells.values() if not cell.row.ablation]
         marks = [self._mark(c, c.nfe, c.row.label) for c in sorted(cells, key=lambda cell: cell.nfe)]
         title = f"{self.metric} against network evaluations"
-        return [
-            Chart(slug(f"{self.table.name}-nfe"), title, "network evaluations", self.metric, tuple(marks), "nfe", "log")
-        ]
+        anchor = slug(f"{self.table.name}-nfe")
+        return _shown(Chart(anchor, title, "network evaluations", self.metric, tuple(marks), "nfe", "log"))
 
     def errors_by_phase(self) -> list[Chart]:
         """Return the distillation error after each phase, once for each method and schedule, in the fewest steps."""
         fewest = min(cell.nfe for cell in self.table.cells.values())
-        lines: dict[tuple[str, str, tuple[int, ...]], str] = {}
+        seen: set[tuple[str, str, tuple[int, ...]]] = set()
         marks: list[Mark] = []
         for cell in self.table.cells.values():
             records = self.evidence[cell.id].records
@@ -303,9 +302,9 @@ class _Writer:
                 continue
             config = records[0].config
             key = (config.method, config.process, config.schedule)
-            if key in lines:
+            if key in seen:
                 continue
-            lines[key] = cell.row.label
+            seen.add(key)
             for number, phase in enumerate(records[0].distillation_errors):
                 values = list({r.config.seed: r.distillation_errors[number].error for r in records}.values())
                 marks.append(_measured(cell.row.label, phase.end, values))

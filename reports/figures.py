@@ -234,7 +234,7 @@ def _svg(draw: Callable[[Any], None]) -> str:
     text = io.StringIO()
     _save(draw, FigureCanvasSVG, text, "svg", {"Date": None, "Creator": None})
     svg = text.getvalue()
-    return re.sub(r' id="[a-z]+[a-z0-9]*_\d+"', "", svg[svg.index("<svg") :])
+    return re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
 
 
 def _pdf(draw: Callable[[Any], None], path: Path) -> None:
@@ -247,8 +247,13 @@ def _save(draw: Callable[[Any], None], canvas: Any, target: Any, form: str, meta
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "tractbench", "font.family": "sans-serif", "pdf.fonttype": 42}
-    settings |= {"text.parse_math": False}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tractbench",
+        "font.family": "sans-serif",
+        "pdf.fonttype": 42,
+        "text.parse_math": False,
+    }
     with mpl.rc_context(settings):
         figure = Figure(figsize=(5.5, 2.9), layout="constrained")
         canvas(figure)

@@ -39,6 +39,15 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
 
 
+def latex_text(text: str) -> str:
+    """Return escaped text in which words that are longer than a line may be broken."""
+    return re.sub(r"\S+", lambda word: r"\allowbreak{}".join(escape_latex(part) for part in _pieces(word[0])), text)
+
+
+def _pieces(word: str) -> list[str]:
+    return [word] if len(word) <= LONG_WORD else [word[at : at + 8] for at in range(0, len(word), 8)]
+
+
 # --- HTML
 
 
@@ -209,6 +218,9 @@ def render_csv(document: Document) -> str:
 
 NUMBER = re.compile(r"(-?\d+)(?:\.(\d+))?((?: [±/\[(]| /).*)?")
 
+LONG_WORD = 24
+"""Characters from which on a word may be broken in print."""
+
 LONG_TITLE = 14
 """Characters from which on a column's title takes two lines in print."""
 
@@ -236,8 +248,8 @@ def write_latex(document: Document, folder: Path) -> None:
         for nfe, files in grid_files(document.root, chapter):
             text += _latex_grids(chapter, nfe, files, folder)
         write_atomic(folder / f"{name}.tex", latex_tables([]) + text)
-        intro = escape_latex(chapter.intro)
-        body.append(f"\\section{{{escape_latex(chapter.title)}}}\n{intro}\n\\input{{{name}}}\n\\clearpage\n")
+        intro = latex_text(chapter.intro)
+        body.append(f"\\section{{{latex_text(chapter.title)}}}\n{intro}\n\\input{{{name}}}\n\\clearpage\n")
     if document.sheets:
         write_atomic(folder / "runs.tex", latex_tables(document.sheets))
         body.append("\\section{All runs}\n\\input{runs}\n")
@@ -255,7 +267,7 @@ def _latex_part(part: Sheet | Chart, folder: Path) -> str:
     if isinstance(part, Sheet):
         return _latex_table(part) if part.rows else ""
     write_atomic(folder / f"{part.id}.pdf", part.pdf)
-    caption = escape_latex(f"{part.title}.{_chart_key(part)}")
+    caption = latex_text(f"{part.title}.{_chart_key(part)}")
     return (
         "\\begin{figure}[htbp]\n  \\centering\n"
         f"  \\includegraphics[width=0.75\\linewidth]{{{part.id}.pdf}}\n"
@@ -270,7 +282,7 @@ def _latex_grids(chapter: Chapter, nfe: int, files: Sequence[tuple[str, Path]], 
         write_atomic(folder / f"{name}-{index}.png", path.read_bytes())
         cells.append(
             "  \\begin{minipage}[t]{0.155\\linewidth}\\centering\\footnotesize\n"
-            f"    \\includegraphics[width=\\linewidth]{{{name}-{index}.png}}\\\\\n    {escape_latex(title)}\n"
+            f"    \\includegraphics[width=\\linewidth]{{{name}-{index}.png}}\\\\\n    {latex_text(title)}\n"
             "  \\end{minipage}"
         )
     caption = f"Samples from the same noise, {nfe} NFE."
@@ -292,9 +304,9 @@ def _latex_table(sheet: Sheet) -> str:
     if sheet.foot:
         foot = " & ".join(c.entry(sheet.foot[i]) for c, i in zip(columns, indices, strict=True))
         lines += ["    \\midrule", f"    {foot} \\\\"]
-    caption = escape_latex(f"{sheet.title}. {sheet.legend}")
+    caption = latex_text(f"{sheet.title}. {sheet.legend}")
     notes = "".join(
-        f"  \\par\\smallskip\\raggedright\\footnotesize\\textsuperscript{{{letter}}}~{escape_latex(text)}\n"
+        f"  \\par\\smallskip\\raggedright\\footnotesize\\textsuperscript{{{letter}}}~{latex_text(text)}\n"
         for letter, text in sheet.notes.items()
     )
     return LATEX_TABLE.format(
@@ -329,7 +341,7 @@ class _LatexColumn:
     """How a column is set: text, sentences, or numbers aligned at the point, what follows them in a column behind."""
 
     def __init__(self, sheet: Sheet, index: int) -> None:
-        self.title = escape_latex(sheet.columns[index].title)
+        self.title = latex_text(sheet.columns[index].title)
         self.first = index == 0
         self.wide, self.number = sheet.columns[index].wide, sheet.columns[index].number
         entries = [row[index] for row in [*sheet.rows, *([sheet.foot] if sheet.foot else [])]]
@@ -381,9 +393,9 @@ class _LatexColumn:
         match = NUMBER.fullmatch(entry.text) if self.aligned else None
         if match:
             number = match[1] + (f".{match[2]}" if match[2] else "")
-            rest = escape_latex((match[3] or "").strip()).replace("$ ", r"$\,", 1)
+            rest = latex_text((match[3] or "").strip()).replace("$ ", r"$\,", 1)
             return f"{bold}{number} & {bold if rest else ''}{rest}{marks}" if self.behind else f"{bold}{number}"
-        text = bold + escape_latex(entry.text)
+        text = bold + latex_text(entry.text)
         if self.behind:
             return rf"\multicolumn{{2}}{{c}}{{{text}{marks}}}"
         return f"{{{text}{marks}}}" if self.aligned else text + marks

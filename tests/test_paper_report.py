@@ -251,7 +251,8 @@ def hostile_tables(folder):
     """The table of CIFAR-10 with hostile words wherever its author may write words."""
     text = (shipped_tables() / "cifar10.toml").read_text()
     quoted = json.dumps(HOSTILE)
-    text = re.sub(r'^(title|label|text|note|margin_reason) = ".*"$', lambda m: f"{m[1]} = {quoted}", text, flags=re.M)
+    text = re.sub(r'^(title|text|note|margin_reason) = ".*"$', lambda m: f"{m[1]} = {quoted}", text, flags=re.M)
+    text = re.sub(r'^label = "(.*)"$', lambda m: f"label = {json.dumps(HOSTILE + m[1])}", text, flags=re.M)
     text = re.sub(r'line = "[^"]*"', lambda _: f"line = {quoted}", text)
     text = re.sub(r'^digest = ".*"$', lambda _: f"digest = {quoted}", text, flags=re.M)
     folder.mkdir()

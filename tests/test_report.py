@@ -162,7 +162,7 @@ def test_hostile_text_is_text_in_html_and_latex(store):
     page.feed(render(store, "html"))
     assert page.scripts == 1  # the page's own
     escaped = escape_latex(HOSTILE)
-    assert escaped in render(store, "latex")
+    assert escaped in render(store, "latex").replace(r"\allowbreak{}", "")
     bare = re.sub(r"\\[&%$#_{}]|\\text\w+\{\}|\{[*\[]\}", "", escaped)
     assert not set(bare) & set("\\&%$#_{}~^<>")
     assert bare.isascii()

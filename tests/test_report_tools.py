@@ -1,0 +1,210 @@
+"""The report as its readers open it: in a browser, and compiled by LaTeX."""
+
+import re
+import subprocess
+
+import pytest
+from report_data import fill, needs
+from test_paper_report import HOSTILE, SCORES, TABLES, hostile_tables
+
+from tractbench.reports.document import Selection, compose
+from tractbench.reports.render import LATEX, escape_latex, latex_tables, render_html, write_latex
+from tractbench.results.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "runs", create=True)
+    fill(store, TABLES["cifar10"], SCORES)
+    digits = [[2.0, 2.1], [2.2, 2.1], [2.1, 2.1], [2.0, 2.2], [2.1, 2.3]]
+    fill(store, TABLES["digits"], {"tract/1": digits, "tract/2": digits[:2], "btd/1": digits})
+    return store
+
+
+@pytest.fixture(scope="module")
+def browser():
+    needs("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Opened:
+    """A report in a browser that remembers every complaint and every attempt to reach the network."""
+
+    def __init__(self, browser, path, **settings):
+        self.complaints = []
+        self.page = browser.new_page(**settings)
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.reached(request.url))
+        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.goto(path.as_uri())
+
+    def reached(self, url):
+        if not url.startswith(("file:", "data:")):
+            self.complaints.append(f"asked for {url}")
+
+    def column(self, table, number):
+        return self.page.locator(f"#{table} tbody tr td:nth-child({number})").all_inner_texts()
+
+
+@pytest.fixture
+def opened(browser, store, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(render_html(compose(store, TABLES, Selection()), "tractbench report"), encoding="utf-8")
+    pages = []
+
+    def at(**settings):
+        pages.append(Opened(browser, path, **settings))
+        return pages[-1]
+
+    yield at
+    for page in pages:
+        page.page.close()
+
+
+def test_a_reader_sorts_a_table_and_follows_a_cell_to_what_stands_behind_it(opened):
+    report = opened()
+    button = report.page.locator("#cifar10-cells thead button", has_text="FID, published")
+    button.click()
+    shown = [float(re.match(r"[\d.]+", text)[0]) for text in report.column("cifar10-cells", 3)]
+    assert shown == sorted(shown)
+    assert len(shown) == len(TABLES["cifar10"].cells)
+    button.click()
+    assert [float(re.match(r"[\d.]+", text)[0]) for text in report.column("cifar10-cells", 3)] == shown[::-1]
+    report.page.locator("#cifar10-cells thead button", has_text="FID, ours").click()
+    ours = report.column("cifar10-cells", 4)
+    assert ours[0].startswith("3.950")
+    assert ours[-1].startswith("not run")  # what there is not sorts last
+    behind = report.page.locator("#behind-cifar10-tract-256m-1")
+    assert not behind.get_by_text("tractbench run --method tract").first.is_visible()
+    report.page.locator("#cifar10-cells a", has_text="4.442").click()
+    assert report.page.url.endswith("#behind-cifar10-tract-256m-1")
+    assert behind.get_by_text("tractbench run --method tract").first.is_visible()
+    assert "0: 4.4, 1: 4.42" in behind.inner_text()
+    assert report.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_fits_its_window_and_its_text_can_be_read(opened, width, scheme):
+    report = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert report.page.evaluate("document.documentElement.scrollWidth") <= width
+    colours = report.page.evaluate(
+        """() => [getComputedStyle(document.documentElement).backgroundColor,
+        ...[...document.querySelectorAll("body, svg text")].map(e => getComputedStyle(e)[
+            e.tagName === "text" ? "fill" : "color"])]"""
+    )
+    page, *texts = (
+        [float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3]] for colour in dict.fromkeys(colours)
+    )
+    for text in texts:
+        assert contrast(page, text) >= 7  # WCAG 2, level AAA
+    assert report.complaints == []
+
+
+def contrast(one, other):
+    """Contrast of two sRGB colours as WCAG 2 defines it."""
+
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_printed_page_keeps_its_tables_and_leaves_out_what_needs_a_click(opened, tmp_path):
+    report = opened()
+    report.page.emulate_media(media="print")
+    assert report.page.locator("#cifar10-cells").is_visible()
+    assert not report.page.locator("nav").is_visible()
+    assert not report.page.locator("#runs").is_visible()
+    report.page.set_viewport_size({"width": 700, "height": 990})  # A4 between its margins
+    assert report.page.evaluate("document.documentElement.scrollWidth") <= 700
+    (tmp_path / "page.pdf").write_bytes(report.page.pdf())
+    assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_the_data_behind_a_figure_can_be_downloaded(opened):
+    report = opened()
+    with report.page.expect_download() as download:
+        report.page.locator("#cifar10-nfe a[download]").click()
+    assert download.value.suggested_filename == "cifar10-nfe.csv"
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0].startswith("line,x,ours")
+    assert len(lines) == 1 + len(TABLES["cifar10"].cells)
+
+
+def test_hostile_words_run_nothing_in_a_browser(browser, store, tmp_path):
+    path = tmp_path / "report.html"
+    found = compose(store, hostile_tables(tmp_path / "mine"), Selection(every=True))
+    path.write_text(render_html(found, HOSTILE), encoding="utf-8")
+    report = Opened(browser, path, viewport={"width": 360, "height": 800})
+    assert report.complaints == []
+    assert report.page.evaluate("document.scripts.length") == 1
+    assert HOSTILE in report.page.locator("h2").first.inner_text()
+
+
+# --- LaTeX
+
+
+def compiled(folder, name="report.tex"):
+    """The log of two runs of pdflatex."""
+    needs("pdflatex")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
+
+def test_the_document_compiles_without_overfull_boxes_or_warnings(store, tmp_path):
+    write_latex(compose(store, TABLES, Selection()), tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.tex", "cifar10.tex", "digits.tex", "runs.tex", "cifar10-nfe.pdf", "digits-errors.pdf"} <= names
+    log = compiled(tmp_path / "out")
+    assert not re.findall(r"(?:Over|Under)full|LaTeX Warning.*|Missing character.*", log)
+    assert re.search(r"Output written on report.pdf \(\d+ pages?", log)
+
+
+def test_a_table_is_booktabs_with_aligned_numbers_and_the_best_in_bold(store, tmp_path):
+    write_latex(compose(store, TABLES, Selection(table="cifar10")), tmp_path / "out")
+    text = (tmp_path / "out" / "cifar10.tex").read_text()
+    assert r"S[table-format=1.2]@{\,}l" in text
+    (row,) = re.findall(r"^ *TRACT-256M & 1 & .*$", text, re.M)[:1]
+    assert r"\bfseries 4.442 & \bfseries $\pm$\,0.028 &" in row
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert r"\includegraphics[width=0.75\linewidth]{cifar10-nfe.pdf}" in text
+    assert (tmp_path / "out" / "cifar10-nfe.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_a_fragment_compiles_in_another_document(store, tmp_path):
+    document = compose(store, TABLES, Selection(every=True))
+    (tmp_path / "tables.tex").write_text(latex_tables(document.every_sheet), encoding="utf-8")
+    needed = re.findall(r"\\usepackage\{\w+\}", (tmp_path / "tables.tex").read_text().splitlines()[0])
+    text = "\n".join(
+        [r"\documentclass[twocolumn]{article}", *needed, r"\begin{document}", r"\input{tables}", r"\end{document}"]
+    )
+    (tmp_path / "paper.tex").write_text(text)
+    assert "Overfull" not in compiled(tmp_path, "paper.tex")
+
+
+def test_hostile_words_compile_and_do_nothing(store, tmp_path):
+    found = compose(store, hostile_tables(tmp_path / "mine"), Selection(every=True))
+    write_latex(found, tmp_path / "out")
+    log = compiled(tmp_path / "out")
+    assert "Overfull" not in log
+
+
+def test_every_character_that_latex_knows_of_compiles(tmp_path):
+    words = [f"{escape_latex(character)} x{escape_latex(character)}y" for character in LATEX]
+    words += [escape_latex("".join(map(chr, range(32, 127)))), escape_latex("naïve \N{SNOWMAN}")]
+    text = "\n\n".join(words)
+    (tmp_path / "report.tex").write_text(
+        "\\documentclass{article}\\usepackage{amssymb}\\begin{document}\n" + text + "\n\\end{document}\n"
+    )
+    assert "Missing character" not in compiled(tmp_path)
