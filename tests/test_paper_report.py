@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from report_data import fill, record
-from scipy.stats import t
+from scipy.stats import norm, t
 
 import tractbench as package
 from tractbench.config import resolve
@@ -66,9 +66,8 @@ def test_a_cell_has_the_published_figure_ours_the_difference_and_its_interval(st
     assert row["FID, published"].text == "4.45 ± 0.05"
     assert row["FID, ours"].text == f"{statistics.fmean(means):.3f} ± {statistics.stdev(means):.3f}"
     assert row["n"].text == "5"
-    variance = statistics.variance(means) / 5 + 0.05**2
-    df = variance**2 / (statistics.variance(means) / 5) ** 2 * 4
-    half = t.ppf(0.975, df) * math.sqrt(variance)
+    own, printed = t.ppf(0.975, 4) * statistics.stdev(means) / math.sqrt(5), norm.ppf(0.975) * 0.05
+    half = math.sqrt(own**2 + printed**2)
     shown = [float(number) for number in re.findall(r"-?[\d.]+", row["Difference, 95%"].text)]
     centre = statistics.fmean(means) - 4.45
     assert shown == pytest.approx([centre, centre - half, centre + half], abs=6e-4)
@@ -121,7 +120,7 @@ def test_a_run_with_another_budget_is_named_not_used(tmp_path):
     short = resolve({**cell.settings, "budget": "128K", "sampling_seeds": (0, 1)})[0]
     store.append(record(cell, 0, 0, [1.0, 1.0], config=short))
     table = sheet(document(store), "digits-cells")
-    row = next(r for r in rows(table) if r["Method"].text == "TRACT" and r["NFE"].text == "1")
+    row = next(r for r in rows(table) if r["Method"].text == "TRACT-512K" and r["NFE"].text == "1")
     assert row["FD, pixels, ours"].text == "not run"
     assert [table.notes[mark] for mark in row["FD, pixels, ours"].marks] == ["run only with a budget of 128K"]
 
@@ -240,7 +239,7 @@ def test_samples_of_the_same_noise_stand_side_by_side(tmp_path):
     assert described == [
         "Samples of teacher digits-vp, 1024 steps from the same noise",
         "Samples of DDIM from the same noise",
-        "Samples of TRACT from the same noise",
+        "Samples of TRACT-512K from the same noise",
     ]
 
 

@@ -33,15 +33,34 @@ def drawn(random, cells, log_mean=lambda cell: 0.0, shared=0.1, own=0.05, n=5):
     return {cell.id: np.exp(log_mean(cell) + seeds + random.normal(0, own, n)) for cell in cells}
 
 
-def test_without_any_difference_a_report_errs_in_at_most_one_of_twenty():
-    """Family-wise, over all claims of the tier: at the edge of every claim both decisions are errors."""
-    random, cells = np.random.default_rng(0), list(DIGITS["digits"].cells.values())
+EQUAL = {"imagenet64/tract-edm-96m/1": 0.04}  # at the edge of the one margin that a claim has
+
+
+@pytest.mark.parametrize("tier", ["small", "paper"])
+@pytest.mark.parametrize("true", [None, "tract-beats-btd-1step"])
+def test_decisions_on_planted_truth_err_in_at_most_one_report_of_twenty(tier, true):
+    """Every claim but a true one lies at its edge, where both decisions are errors, over all claims of the tier.
+
+    The true one holds by far, so that Holm's correction has fewer left to correct for.
+    """
+    tables = {name: table for name, table in TABLES.items() if table.tier == tier}
+    better = {f"{name}/{ref}" for name, t in tables.items() for c in t.claims if c.id == true for ref in c.left}
+    effects = dict.fromkeys(better, -3.0) | EQUAL
+    others = [c for t in tables.values() for c in t.cells.values()]
+    random, draws = np.random.default_rng(0), 300
     wrong = {"reproduced": 0, "contradicted": 0}
-    for _ in range(400):
-        found = judge(DIGITS, evidence(drawn(random, cells)))
+    for _ in range(draws):
+        found = judge(tables, evidence(drawn(random, others, lambda cell: effects.get(cell.id, 0.0))))
+        claims = [v for v in found if v.kind == "claim" and not touches(v, better)]
+        right = [v.verdict for v in found if v.kind == "claim" and v.id.partition("/")[2] == true]
+        assert set(right) <= {"reproduced"}
         for error in wrong:
-            wrong[error] += any(verdict.verdict == error for verdict in found)
-    assert max(wrong.values()) / 400 <= 0.08  # a true 5% exceeds 8% of 400 once in 200
+            wrong[error] += any(verdict.verdict == error for verdict in claims)
+    assert max(wrong.values()) / draws <= 0.09  # a true 5% of 300 exceeds 9% once in 500
+
+
+def touches(verdict, cells):
+    return any({pair.left, pair.right} & cells for pair in verdict.compared)
 
 
 def planted(random, better, worse):

@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import nct, t
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtr, stdtrit
+from scipy.stats import chi2, nct, norm, t
 
 ALPHA = 0.05
 """Level of every test: 95% intervals against a claim, 90% intervals for equivalence."""
@@ -59,30 +62,57 @@ def spread(scores: Mapping[int, Mapping[int, float]]) -> Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a sample minus a reference that has an error of its own.
+    """The mean of a sample minus a reference that may have an error of its own.
+
+    Its limits are those of the sample's t and of the reference's normal distribution, joined by the root of their sum
+    of squares (Howe 1974; Zou and Donner 2008). Unlike Welch's degrees of freedom, which suppose that the smaller sample
+    has some, this errs at most as often as it says from two training seeds on.
 
     Attributes:
         estimate: the difference.
-        error: its standard error.
-        df: degrees of freedom by Welch and Satterthwaite, the reference's error counting as known.
+        error: standard error of the sample's mean.
+        df: its degrees of freedom.
+        reference_error: one standard deviation of the reference, counted as known.
     """
 
     estimate: float
     error: float
-    df: float
+    df: int
+    reference_error: float = 0.0
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
-        """Return the t interval of the difference."""
-        half = float(t.ppf((1 + level) / 2, self.df)) * self.error
+        """Return the interval of the difference."""
+        half = half_width((1 - level) / 2, self.error, self.df, self.reference_error)
         return self.estimate - half, self.estimate + half
 
     def p_below(self, bound: float) -> float:
-        """Return the one-sided p value for a difference below ``bound``."""
-        return float(t.cdf((self.estimate - bound) / self.error, self.df))
+        """Return the one-sided p value for a difference below ``bound``: where the upper limit meets the bound."""
+        return self._tail(self.estimate - bound)
 
     def p_above(self, bound: float) -> float:
         """Return the one-sided p value for a difference above ``bound``."""
-        return float(t.sf((self.estimate - bound) / self.error, self.df))
+        return self._tail(bound - self.estimate)
+
+    def _tail(self, distance: float) -> float:
+        """Return the level at which a limit that lies ``-distance`` from the estimate is met."""
+        if self.reference_error == 0:
+            return float(stdtr(self.df, distance / self.error))
+        if distance >= 0:
+            return 1 - self._tail(-distance) if distance else 0.5
+
+        def beyond(log_level: float) -> float:
+            return half_width(math.exp(log_level), self.error, self.df, self.reference_error) + distance
+
+        return math.exp(brentq(beyond, LOG_TINY, math.log(0.5))) if beyond(LOG_TINY) > 0 else 0.0
+
+
+LOG_TINY = -700.0
+"""Logarithm of the smallest p value that is told from 0."""
+
+
+def half_width(level: float, error: float, df: int, reference_error: float) -> float:
+    """Return how far a one-sided limit of a :class:`Difference` at a level lies from the estimate."""
+    return math.hypot(float(stdtrit(df, level)) * error, float(ndtri(level)) * reference_error)
 
 
 def difference(values: Sequence[float], reference: float = 0.0, error: float = 0.0) -> Difference | None:
@@ -100,9 +130,8 @@ def difference(values: Sequence[float], reference: float = 0.0, error: float = 0
     n = len(values)
     if n < 2 or max(values) - min(values) <= 1e-12 * max(map(abs, values)):
         return None
-    own = statistics.variance(values) / n
-    total = own + error**2
-    return Difference(statistics.fmean(values) - reference, math.sqrt(total), total**2 / own**2 * (n - 1))
+    own = statistics.stdev(values) / math.sqrt(n)
+    return Difference(statistics.fmean(values) - reference, own, n - 1, error)
 
 
 @dataclass(frozen=True)
@@ -189,20 +218,26 @@ def equivalence_seeds(found: float, std: float, error: float, margin: float, alp
         alpha: level of the test.
 
     Returns:
-        The smallest number with power of at least 0.8 by the noncentral t distribution, None beyond 1,000.
+        The smallest number with power of at least 0.8, None beyond 1,000.
     """
+    outside = abs(found) >= margin
+    level = alpha / 2 if outside else alpha
 
     def power(n: int) -> float:
-        own = std**2 / n
-        scale = math.sqrt(own + error**2)
-        df = (own + error**2) ** 2 / own**2 * (n - 1)
-        near, far = (margin - abs(found)) / scale, (margin + abs(found)) / scale
-        if near <= 0:
-            return float(nct.sf(t.isf(alpha / 2, df), df, -near))
-        critical = t.isf(alpha, df)
-        return float(nct.sf(critical, df, near) - nct.cdf(critical, df, far))
+        true = std / math.sqrt(n)
+        spread = math.hypot(true, error)
+        observed = true * np.sqrt(chi2.ppf(QUANTILES, n - 1) / (n - 1))  # standard errors that n seeds may show
+        half = np.hypot(t.isf(level, n - 1) * observed, norm.isf(level) * error)
+        if outside:
+            return float(norm.sf((margin + half - abs(found)) / spread).mean())
+        chance = norm.cdf((margin - half - found) / spread) - norm.cdf((half - margin - found) / spread)
+        return float(np.maximum(chance, 0.0).mean())
 
     return _fewest(power)
+
+
+QUANTILES = (np.arange(400) + 0.5) / 400
+"""Where a distribution is taken to average over it."""
 
 
 def _fewest(power: Callable[[int], float]) -> int | None:
