@@ -185,19 +185,20 @@ def nearest_divisor(number: int, wanted: int) -> int:
 
 def check_schedule(schedule: Schedule, grid_steps: int) -> None:
     """Raise ValueError unless every entry divides the one before it and the first divides the grid."""
-    mended: list[int] = []
-    wrong = ""
     if len(schedule) < 2:
         end = min(nearest_divisor(grid_steps, max(1, e)) for e in (*schedule, grid_steps))
         raise ValueError(
             f"schedule {_join(schedule)}: it needs a start and an end; try {grid_steps},{min(end, grid_steps // 2)}"
         )
-    for before, entry in zip((grid_steps, *schedule), schedule, strict=False):
-        if before % entry and not wrong:
-            wrong = f"{entry} does not divide {before}"
-        mended.append(nearest_divisor(mended[-1] if mended else before, entry))
-    if wrong:
-        raise ValueError(f"schedule {_join(schedule)}: {wrong}; try {_join(tuple(mended))}")
+    chain = (grid_steps, *schedule)
+    for before, entry in pairwise(chain):
+        if before % entry:
+            mended: list[int] = [grid_steps]
+            for wanted in schedule:
+                mended.append(nearest_divisor(mended[-1], wanted))
+            raise ValueError(
+                f"schedule {_join(schedule)}: {entry} does not divide {before}; try {_join(tuple(mended[1:]))}"
+            )
 
 
 def _join(numbers: tuple[int, ...]) -> str:

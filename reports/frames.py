@@ -18,6 +18,7 @@ from tractbench.paper import Table
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.verdicts import Verdict
 from tractbench.results.record import Record
+from tractbench.results.statistics import spread
 from tractbench.results.store import Store
 
 APART = frozenset(
@@ -239,12 +240,10 @@ def _cell(group: list[Record], metrics: Sequence[str]) -> dict[str, object]:
             if name in record.metrics:
                 pairs = zip(record.config.sampling_seeds, record.metrics[name].per_seed, strict=True)
                 scores.setdefault(record.config.seed, {}).update(pairs)
-        per_seed = [list(values.values()) for values in scores.values()]
-        means = [statistics.fmean(values) for values in per_seed]
-        variances = [statistics.variance(values) for values in per_seed if len(values) > 1]
-        row[name] = statistics.fmean(means) if means else math.nan
-        row[f"{name}_sampling_std"] = statistics.fmean(variances) ** 0.5 if variances else math.nan
-        row[f"{name}_training_std"] = statistics.stdev(means) if len(means) > 1 else math.nan
+        found = spread(scores) if scores else None
+        row[name] = found.mean if found else math.nan
+        row[f"{name}_sampling_std"] = math.nan if found is None or found.sampling is None else found.sampling
+        row[f"{name}_training_std"] = math.nan if found is None or found.training is None else found.training
     return row
 
 

@@ -88,6 +88,7 @@ def render_html(document: Document, command: str) -> str:
         "chart_key": _chart_key,
         "infinity": math.inf,
         "ratio": _ratio,
+        "zip": zip,
     }
     shown = document.records[-RUNS_SHOWN:] if document.sheets else ()
     return environment.get_template("report.html").render(
