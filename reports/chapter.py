@@ -27,7 +27,7 @@ from tractbench.reports.sheet import (
 )
 from tractbench.reports.verdicts import MIN_SEEDS, Verdict
 from tractbench.results.record import Record
-from tractbench.results.statistics import difference
+from tractbench.results.statistics import MAX_SEEDS, POWER, difference
 
 AXIS_TITLES = {
     "mu_s": "self-teacher momentum",
@@ -125,6 +125,7 @@ class _Writer:
         notes = Notes()
         best = self._best(cells)
         lines = axis is not None and len(axis.lines) > 1
+        budget = axis is None or axis.x != "budget"  # else it stands in front
         hours = hours_title(record for cell in cells for record in self.evidence[cell.id].records)
         columns = (
             Column(AXIS_TITLES.get(axis.x, axis.x).capitalize() if axis else "Method", False),
@@ -135,7 +136,7 @@ class _Writer:
             Column("n"),
             *([Column("Difference, 95%"), Column("Verdict", False)] if self.published else []),
             Column("Parameters, M"),
-            Column("Budget"),
+            *([Column("Budget")] if budget else []),
             Column(hours),
         )
         rows = []
@@ -147,7 +148,7 @@ class _Writer:
                 point = axis.points[index]
                 lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=marks)]
                 lead += [Entry(point.line, point.line)] if lines else []
-            rows.append((*lead, *self._cell(cell, best, notes)))
+            rows.append((*lead, *self._cell(cell, best, notes, budget)))
         anchor, caption = slug(f"{self.table.name}-{part}"), self._caption(cells, axis)
         return Sheet(anchor, title, caption, columns, tuple(rows), notes.texts)
 
@@ -163,8 +164,8 @@ class _Writer:
                     found.add((min(values, key=values.__getitem__), published))
         return found
 
-    def _cell(self, cell: Cell, best: set[tuple[str, bool]], notes: Notes) -> list[Entry]:
-        """Return the entries that every sheet of cells has."""
+    def _cell(self, cell: Cell, best: set[tuple[str, bool]], notes: Notes, budget: bool) -> list[Entry]:
+        """Return the entries that every sheet of cells has, with or without the budget."""
         evidence, verdict = self.evidence[cell.id], self.verdicts.get(cell.id)
         target = cell_anchor(cell.id)
         spread = evidence.spread
@@ -187,7 +188,7 @@ class _Writer:
         hours = [record.training.seconds / 3600 for record in evidence.records]
         entries += [
             self._parameters(cell, notes),
-            Entry(*self._budget(cell)),
+            *([Entry(*self._budget(cell))] if budget else []),
             _hours(hours),
         ]
         return entries
@@ -223,7 +224,7 @@ class _Writer:
     def _ruling(self, verdict: Verdict | None, target: str) -> Entry:
         if verdict is None:
             return Entry(ABSENT, "~")
-        more = f" ({verdict.further_seeds} more seeds)" if verdict.further_seeds else ""
+        more = f" (+{verdict.further_seeds})" if verdict.further_seeds else ""
         return Entry(f"{SIGNS[verdict.verdict]} {verdict.verdict}{more}", verdict.verdict, target=target)
 
     def _parameters(self, cell: Cell, notes: Notes) -> Entry:
@@ -242,8 +243,10 @@ class _Writer:
         return (format_budget(images), images) if images else (ABSENT, 0)
 
     def _caption(self, cells: list[Cell], axis: Axis | None) -> str:
+        verdicts = [self.verdicts[cell.id] for cell in cells if cell.id in self.verdicts]
         if axis:
-            return f"{sentence(axis.note)} Ours: mean ± standard deviation over n training seeds.".strip()
+            sentences = [sentence(axis.note), "Ours: mean ± standard deviation over n training seeds."]
+            return " ".join(filter(None, [*sentences, _plan(verdicts)]))
         sentences = []
         found = [self.evidence[cell.id] for cell in cells]
         if any(one.records for one in found):
@@ -252,7 +255,7 @@ class _Writer:
                 f"Ours: mean ± standard deviation over n training seeds of {self.metric} on "
                 f"{' or '.join(f'{n:,}' for n in samples)} samples; apart, the standard deviation over sampling seeds."
             )
-        return " ".join([*sentences, *self._rules()])
+        return " ".join(filter(None, [*sentences, *self._rules(), _plan(verdicts)]))
 
     def _rules(self) -> list[str]:
         """Say how published figures are judged."""
@@ -264,7 +267,9 @@ class _Writer:
                     f"{table.margin_reason}; contradicted: the 95% interval lies outside."
                 )
             if table.unstated_error:
-                sentences.append(f"As standard deviation, ±{table.unstated_error:g}: {table.unstated_error_reason}.")
+                sentences.append(
+                    f"A figure printed without ± counts as ±{table.unstated_error:g}, {table.unstated_error_reason}."
+                )
         return sentences
 
     def _mark(self, cell: Cell, x: float | str, line: str) -> Mark:
@@ -317,37 +322,41 @@ class _Writer:
         table, notes = self.table, Notes()
         if not table.claims:
             return []
-        rows = [self._claim(claim, self.verdicts[f"{table.name}/{claim.id}"], notes) for claim in table.claims]
+        verdicts = [self.verdicts[f"{table.name}/{claim.id}"] for claim in table.claims]
+        rows = [self._claim(claim, verdict, notes) for claim, verdict in zip(table.claims, verdicts, strict=True)]
         columns = (
             Column("Claim", False, wide=True),
+            Column("Verdict", False),
+            Column("Left over right", False),
             Column(f"Ratio of {self.metric}, 95%"),
             *([Column("Published")] if self.published else []),
             Column("n"),
             Column("p"),
-            Column("Verdict", False),
         )
         caption = (
             "Ratio: geometric mean over n shared training seeds of left over right in the comparison that decides. "
             f"Paired t tests on its logarithm; p after Holm's correction over all claims of tier {table.tier}, against "
-            "the claim where it is contradicted."
+            f"the claim where it is contradicted. {_plan(verdicts)}"
         )
-        return [Sheet(slug(f"{table.name}-claims"), "Claims", caption, columns, tuple(rows), notes.texts)]
+        return [Sheet(slug(f"{table.name}-claims"), "Claims", caption.rstrip(), columns, tuple(rows), notes.texts)]
 
     def _claim(self, claim: Claim, verdict: Verdict, notes: Notes) -> tuple[Entry, ...]:
         margin = f"margin ±{claim.margin:g}, {claim.margin_reason}" if claim.margin else ""
         target = cell_anchor(verdict.id)
         p = verdict.p_against if verdict.verdict == "contradicted" else verdict.p
         p = p if verdict.n >= MIN_SEEDS else None  # nothing was tested
+        left, right = (name.partition("/")[2] for name in (verdict.compared[0].left, verdict.compared[0].right))
         ratio = Entry(ABSENT, math.inf)
         if verdict.estimate is not None:
             ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
         return (
             Entry(claim.text, claim.text, marks=notes.mark(self.table.sources[claim.source], claim.note, margin)),
+            self._ruling(verdict, target),
+            Entry(f"{left} : {right}", left),
             ratio,
             *([Entry(*_number(verdict.published, ".2f"))] if self.published else []),
             Entry(str(verdict.n), verdict.n),
             Entry(*_number(p, ".2g")),
-            self._ruling(verdict, target),
         )
 
     def samples(self) -> dict[int, list[Sample]]:
@@ -361,6 +370,16 @@ class _Writer:
         return {
             nfe: [sample for sample in samples if _drawn_alike(sample, samples[0])] for nfe, samples in by_nfe.items()
         }
+
+
+def _plan(verdicts: Iterable[Verdict]) -> str:
+    """Say what stands behind inconclusive verdicts, nothing if there are none."""
+    if not any(verdict.verdict == "inconclusive" for verdict in verdicts):
+        return ""
+    return (
+        f"In brackets: so many more training seeds would decide with a chance of {POWER:.0%}, if the truth is as "
+        f"estimated; without a number, none up to {MAX_SEEDS:,} would."
+    )
 
 
 def _measured(line: str, x: float | str, values: list[float]) -> Mark:

@@ -105,6 +105,7 @@ class Chart:
     def _draw(self, axes: Any) -> None:
         places = {x: number for number, x in enumerate(dict.fromkeys(mark.x for mark in self.marks))}
         compared = any(mark.published is not None for mark in self.marks)
+        joined = ("none", "none") if self.x == "method" else ("-", "--")  # between methods there is nothing
         shown: list[float] = []
         for index, (line, marks) in enumerate(self.lines.items()):
             colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
@@ -119,7 +120,7 @@ class Chart:
                 name = ("published" if published else "ours") if compared or not line else ""
                 axes.errorbar(
                     xs, ys, yerr=_bars(kept, published), color=colour, marker=marker, markersize=5.5, capsize=3,
-                    linewidth=1.2, linestyle="--" if published else "-", elinewidth=1,
+                    linewidth=1.2, linestyle=joined[published], elinewidth=1,
                     markerfacecolor="none" if published else colour,
                     label=", ".join(filter(None, [line, name])),
                 )  # fmt: skip

@@ -222,7 +222,7 @@ NUMBER = re.compile(r"(-?\d+)(?:\.(\d+))?((?: [±/\[(]| /).*)?")
 LONG_WORD = 24
 """Characters from which on a word may be broken in print."""
 
-LONG_TITLE = 14
+LONG_TITLE = 10
 """Characters from which on a column's title takes two lines in print."""
 
 PACKAGES = ("booktabs", "siunitx", "graphicx", "array", "amssymb")
@@ -306,17 +306,14 @@ def _latex_table(sheet: Sheet) -> str:
         foot = " & ".join(c.entry(sheet.foot[i]) for c, i in zip(columns, indices, strict=True))
         lines += ["    \\midrule", f"    {foot} \\\\"]
     caption = latex_text(f"{sheet.title}. {sheet.legend}")
-    notes = "".join(
-        f"  \\par\\smallskip\\raggedright\\footnotesize\\textsuperscript{{{letter}}}~{latex_text(text)}\n"
-        for letter, text in sheet.notes.items()
-    )
+    notes = r"\quad ".join(rf"\textsuperscript{{{letter}}}~{latex_text(text)}" for letter, text in sheet.notes.items())
     return LATEX_TABLE.format(
         caption=caption,
         id=sheet.id,
         kinds="".join(c.kind for c in columns),
         head=head,
         body="\n".join(lines),
-        notes=notes,
+        notes=f"  \\par\\smallskip\\raggedright\\footnotesize {notes}\n" if notes else "",
     )
 
 
@@ -395,6 +392,7 @@ class _LatexColumn:
         if match:
             number = match[1] + (f".{match[2]}" if match[2] else "")
             rest = latex_text((match[3] or "").strip()).replace("$ ", r"$\,", 1)
+            rest = re.sub(r"-(?=\d)", "$-$", rest)
             return f"{bold}{number} & {bold if rest else ''}{rest}{marks}" if self.behind else f"{bold}{number}"
         text = bold + latex_text(entry.text)
         if self.behind:

@@ -86,7 +86,7 @@ class Verdict(BaseModel):
         difference: of a cell, the mean minus the published figure.
         difference_90: its 90% interval, the published error included.
         difference_95: its 95% interval, likewise.
-        compared: of a claim, all its comparisons.
+        compared: of a claim, all its comparisons, the one that decides first.
         further_seeds: training seeds that decide with a chance of 0.8 if the truth is as estimated; None where nothing
             is left to decide, or no number up to 1,000 is enough.
         notes: what else a reader has to know: runs left out, why a figure is not comparable.
@@ -337,6 +337,7 @@ def _judge_claim(tested: _Tested, p_values: PValues, levels: tuple[float, float]
     """Turn a claim's corrected p values into its verdict; ``levels`` are those that its next test would face."""
     table, claim = tested.table, tested.claim
     n = min(pair.n for pair in tested.pairs.values())
+    compared = [pair.compared for pair in tested.pairs.values()]
     deciding = tested.deciding.compared
     ruling = tested.ruling or p_values.decide()
     further = None
@@ -359,7 +360,7 @@ def _judge_claim(tested: _Tested, p_values: PValues, levels: tuple[float, float]
         p_against=None if tested.ruling else p_values.fails,
         published=deciding.published,
         margin=claim.margin,
-        compared=tuple(pair.compared for pair in tested.pairs.values()),
+        compared=(deciding, *(pair for pair in compared if pair is not deciding)),
         further_seeds=further,
         notes=tested.notes,
     )

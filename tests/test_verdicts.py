@@ -78,6 +78,17 @@ def test_a_large_difference_is_seen_in_its_direction():
     assert (for_it.n, for_it.tier, for_it.protocol) == (5, "small", "raw")
 
 
+def test_the_comparison_that_decides_comes_first_and_is_the_weakest():
+    cells = {"one-phase/1": 5.0, "tract/1": 1.0, "three-phases/1": 1.5, "four-phases/1": 1.2}
+    random = np.random.default_rng(6)
+    scores = {f"digits/{ref}": mean * np.exp(random.normal(0, 0.02, 5)) for ref, mean in cells.items()}
+    claim = next(v for v in judge(DIGITS, evidence(scores)) if v.id == "digits/two-phases-best")
+    assert claim.verdict == "reproduced"
+    assert [pair.right for pair in claim.compared][0] == "digits/four-phases/1"
+    assert claim.estimate == claim.compared[0].ratio == max(pair.ratio for pair in claim.compared)
+    assert len(claim.compared) == 3
+
+
 def test_holms_correction_counts_claims_that_were_not_run():
     """Alone in its table's tier a p value of 0.03 decides; among nine claims it does not."""
     logs = np.array([-0.3, -0.05, -0.15, -0.02, -0.25])
