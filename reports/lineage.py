@@ -119,13 +119,23 @@ class ClaimLineage(_Value):
     cells: tuple[CellLineage, ...]
 
 
+class TableLineage(_Value):
+    """Everything behind a table: its verdicts, figures and claims in their order, and its cells."""
+
+    id: str
+    kind: str = "table"
+    title: str
+    verdicts: tuple[Verdict, ...]
+    cells: tuple[CellLineage, ...]
+
+
 def explain(
     name: str, records: Sequence[Record], tables: Mapping[str, Table], root: Path
-) -> CellLineage | ClaimLineage | Record:
-    """Return everything behind a cell, a claim or a run.
+) -> TableLineage | CellLineage | ClaimLineage | Record:
+    """Return everything behind a table, a cell, a claim or a run.
 
     Args:
-        name: ``table/row/nfe``, ``table/claim``, or the first eight or more digits of a run's identity or its folder.
+        name: ``table``, ``table/row/nfe``, ``table/claim``, or a run's folder or at least eight digits of its identity.
         records: one for each identity, oldest first.
         tables: all of them, since claims are corrected for all of a tier.
         root: the store's folder, to see which files are there.
@@ -138,15 +148,20 @@ def explain(
         return runs[-1]
     cells = {cell.id: cell for table in tables.values() for cell in table.cells.values()}
     claims = {f"{table.name}/{claim.id}": (table, claim) for table in tables.values() for claim in table.claims}
-    if name not in cells and name not in claims:
-        near = nearest_name(name, [*cells, *claims]) if "/" in name else ""
+    if name not in cells and name not in claims and name not in tables:
+        near = nearest_name(name, [*cells, *claims] if "/" in name else tables)
         raise ConfigError(
-            f"nothing is called {name!r}{near if near.startswith('; did') else ''}; give TABLE/ROW/NFE or TABLE/CLAIM "
-            "as 'tractbench verify' prints them, or the first eight digits of a run's identity"
+            f"nothing is called {name!r}{near if near.startswith('; did') else ''}; give TABLE, TABLE/ROW/NFE or "
+            "TABLE/CLAIM as 'tractbench verify' prints them, or the first eight digits of a run's identity"
         )
     archive = Archive(records)
     evidence = {cell_id: archive.gather(cell) for cell_id, cell in cells.items()}
     verdicts = {verdict.id: verdict for verdict in judge(tables, evidence)}
+    if name in tables:
+        table = tables[name]
+        behind = (cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in table.cells.values())
+        judged = (verdict for verdict in verdicts.values() if verdict.table == name)
+        return TableLineage(id=name, title=table.title, verdicts=tuple(judged), cells=tuple(behind))
     if name in cells:
         cell = cells[name]
         return cell_lineage(tables[cell.table], cell, evidence[name], verdicts.get(name), root)

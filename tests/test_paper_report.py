@@ -352,9 +352,23 @@ def test_explain_knows_claims_runs_and_cells_that_were_not_run(tractbench, store
     assert "not run" in absent.out
     assert "no results in nowhere yet" in absent.err
     assert not Path("nowhere").exists()
+    unknown = tractbench("explain", "cifr10", "--runs", store.root)
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+    assert "did you mean 'cifar10'" in unknown.err
     unknown = tractbench("explain", "cifar10/tract-256m/3", "--runs", store.root)
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
     assert "did you mean 'cifar10/tract-256m/" in unknown.err
+
+
+def test_explain_of_a_table_gives_the_commands_that_make_it(tractbench, store):
+    table = TABLES["cifar10"]
+    found = tractbench("explain", "cifar10", "--runs", store.root, "--json").json
+    assert [cell["id"] for cell in found["cells"]] == [cell.id for cell in table.cells.values()]
+    assert len(found["verdicts"]) == len(table.cells) + len(table.claims)
+    printed = tractbench("explain", "cifar10", "--runs", store.root).out
+    commands = [line.split(maxsplit=1)[1] for line in printed.splitlines() if line.startswith("  repeat")]
+    assert commands == [command for cell in found["cells"] for command in cell["repeat"]]
+    assert len(commands) == 5 * len(table.cells)
 
 
 # --- data

@@ -1,12 +1,14 @@
 """The paper's tables as data: every published figure is there, every cell is a run, damage is named."""
 
 import re
+import typing
+from pathlib import Path
 
 import pytest
 
 from tractbench.config import resolve
 from tractbench.errors import ConfigError
-from tractbench.paper import load_tables, shipped_tables
+from tractbench.paper import Claim, load_tables, shipped_tables
 
 MAIN = {
     ("cifar10", "tract_edm", 1): {3.78, 4.17}, ("cifar10", "tract", 1): {4.45, 5.02}, ("cifar10", "btd", 1): {9.12},
@@ -64,6 +66,30 @@ def test_damage_names_file_and_key(tmp_path, change, reason):
     with pytest.raises(ConfigError, match=rf"mine\.toml.*{re.escape(reason)}") as caught:
         load_tables(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_documented_table_is_one(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
+    example = re.search(r"```toml\n(.*?)```", page, re.S)[1]
+    others = """
+[[row]]
+id = "mu-s-0"
+label = "mu_S 0"
+ablation = true
+settings = { method = "tract", mu_s = 0.0 }
+cell = [{ nfe = 1 }]
+
+[[row]]
+id = "btd-96m"
+label = "BTD-96M"
+settings = { method = "btd" }
+cell = [{ nfe = 1 }]
+"""
+    (tmp_path / "mine.toml").write_text(example + others, encoding="utf-8")
+    table = load_tables(tmp_path)["mine"]
+    assert table.cells["tract-96m/1"].published.value == 5.02
+    for kind in typing.get_args(Claim.model_fields["test"].annotation):
+        assert f"| `{kind}` |" in page
 
 
 def test_an_empty_folder_is_named(tmp_path):

@@ -84,7 +84,7 @@ def test_the_comparison_that_decides_comes_first_and_is_the_weakest():
     scores = {f"digits/{ref}": mean * np.exp(random.normal(0, 0.02, 5)) for ref, mean in cells.items()}
     claim = next(v for v in judge(DIGITS, evidence(scores)) if v.id == "digits/two-phases-best")
     assert claim.verdict == "reproduced"
-    assert [pair.right for pair in claim.compared][0] == "digits/four-phases/1"
+    assert claim.compared[0].right == "digits/four-phases/1"
     assert claim.estimate == claim.compared[0].ratio == max(pair.ratio for pair in claim.compared)
     assert len(claim.compared) == 3
 

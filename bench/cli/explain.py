@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,8 @@ def explain(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="CELL", help="TABLE/ROW/NFE, TABLE/CLAIM, or a run's folder or first eight digits of its identity."
+            metavar="CELL",
+            help="TABLE/ROW/NFE, TABLE/CLAIM, TABLE, or a run's folder or the first eight digits of its identity.",
         ),
     ],
     tables: Tables = None,
@@ -30,9 +32,12 @@ def explain(
       tractbench explain digits/tract/1
       tractbench explain digits/tract-beats-btd-1step
       tractbench explain cifar10/tract-256m/2 --json
+
+    Of a table, the commands that make it:
+      tractbench explain digits | sed -n 's/^  repeat  *//p'
     """
     from tractbench.paper import load_tables
-    from tractbench.reports.lineage import CellLineage, ClaimLineage
+    from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
     from tractbench.reports.lineage import explain as explained
 
     known = load_tables(tables)
@@ -50,11 +55,20 @@ def explain(
             print(f"  {pair.left} over {pair.right}: {ratio}")
         for note in verdict.notes:
             print(f"  {note}")
-        for cell in found.cells:
-            print()
-            _print_cell(cell)
+        _print_cells(found.cells)
+    elif isinstance(found, TableLineage):
+        print(f"{found.id}: {found.title}")
+        for verdict in found.verdicts:
+            print(f"  {verdict.verdict:14} {verdict.id}")
+        _print_cells(found.cells)
     else:
         print(found.model_dump_json(indent=2))
+
+
+def _print_cells(cells: Iterable[CellLineage]) -> None:
+    for cell in cells:
+        print()
+        _print_cell(cell)
 
 
 def _print_cell(cell: CellLineage) -> None:
