@@ -129,7 +129,7 @@ class _Writer:
         hours = hours_title(record for cell in cells for record in self.evidence[cell.id].records)
         columns = (
             Column(AXIS_TITLES.get(axis.x, axis.x).capitalize() if axis else "Method", False),
-            *([Column("NFE")] if axis is None else [Column("Line", False)] if lines else []),
+            *([Column("NFE")] if axis is None else [Column("Series", False)] if lines else []),
             *([Column(f"{self.metric}, published")] if self.published else []),
             Column(f"{self.metric}, ours"),
             Column("Sampling std"),
@@ -150,7 +150,9 @@ class _Writer:
                 lead += [Entry(point.line, point.line)] if lines else []
             rows.append((*lead, *self._cell(cell, best, notes, budget)))
         anchor, caption = slug(f"{self.table.name}-{part}"), self._caption(cells, axis)
-        return Sheet(anchor, title, caption, columns, tuple(rows), notes.texts)
+        several = len({cell.nfe for cell in cells}) > 1
+        bold = "Best of each NFE in bold." if several else "Best in bold."
+        return Sheet(anchor, title, caption, columns, tuple(rows), notes.texts, best=bold)
 
     def _best(self, cells: list[Cell]) -> set[tuple[str, bool]]:
         """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True)."""
@@ -174,7 +176,8 @@ class _Writer:
             entries.append(self._published(cell, best, notes))
         if spread is None:
             marks = notes.mark(evidence.missing if evidence.budgets else "", *evidence.left_out)
-            entries += [Entry("not run", math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
+            text = evidence.missing if evidence.failed else "not run"
+            entries += [Entry(text, math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
         else:
             mean = statistics.fmean(evidence.quoted.values())
             training = statistics.stdev(evidence.quoted.values()) if len(evidence.quoted) > 1 else None
@@ -240,22 +243,31 @@ class _Writer:
     def _budget(self, cell: Cell) -> tuple[str, float]:
         budget = parse_budget(cell.settings.get("budget"))
         images = budget if isinstance(budget, int) else self.config(cell).budget
-        return (format_budget(images), images) if images else (ABSENT, 0)
+        return (format_budget(images), images) if images else (ABSENT, math.inf)
 
     def _caption(self, cells: list[Cell], axis: Axis | None) -> str:
         verdicts = [self.verdicts[cell.id] for cell in cells if cell.id in self.verdicts]
         if axis:
-            sentences = [sentence(axis.note), "Ours: mean ± standard deviation over n training seeds."]
+            sentences = [f"{self._nfe(cells)}{self.metric}, mean ± standard deviation over n training seeds."]
+            sentences.append(sentence(axis.note))
             return " ".join(filter(None, [*sentences, _plan(verdicts)]))
         sentences = []
         found = [self.evidence[cell.id] for cell in cells]
-        if any(one.records for one in found):
+        if not any(one.records for one in found):
+            sentences.append(f"{self.metric}.")
+        else:
             samples = sorted({record.config.samples for one in found for record in one.records})
             sentences.append(
                 f"Ours: mean ± standard deviation over n training seeds of {self.metric} on "
                 f"{' or '.join(f'{n:,}' for n in samples)} samples; apart, the standard deviation over sampling seeds."
             )
+        sentences.append("Parameters in millions; budget in training images, K and M as 2^10 and 2^20.")
         return " ".join(filter(None, [*sentences, *self._rules(), _plan(verdicts)]))
+
+    def _nfe(self, cells: list[Cell]) -> str:
+        """Say at which number of network evaluations all cells are, nothing if they differ."""
+        (nfe, *others) = {cell.nfe for cell in cells}
+        return "" if others else f"In {nfe} network evaluation{'s' * (nfe > 1)}: "
 
     def _rules(self) -> list[str]:
         """Say how published figures are judged."""
@@ -283,7 +295,7 @@ class _Writer:
         marks = [self._mark(self.table.cells[point.cell], point.x, point.line) for point in axis.points]
         title, scale = AXIS_TITLES.get(axis.x, axis.x), SCALES.get(axis.x, "names")
         anchor = slug(f"{self.table.name}-{axis.id}")
-        return _shown(Chart(anchor, axis.title, title, self.metric, tuple(marks), axis.x, scale))
+        return _shown(Chart(anchor, axis.title, title, self.metric, tuple(marks), axis.x, scale, sentence(axis.note)))
 
     def against_nfe(self) -> list[Chart]:
         """Return the score against the number of network evaluations, if any row has two."""
@@ -292,9 +304,8 @@ class _Writer:
             return []
         cells = [cell for cell in self.table.cells.values() if not cell.row.ablation]
         marks = [self._mark(c, c.nfe, c.row.label) for c in sorted(cells, key=lambda cell: cell.nfe)]
-        title = f"{self.metric} against network evaluations"
         anchor = slug(f"{self.table.name}-nfe")
-        return _shown(Chart(anchor, title, "network evaluations", self.metric, tuple(marks), "nfe", "log"))
+        return _shown(Chart(anchor, "Few steps", "network evaluations", self.metric, tuple(marks), "nfe", "log"))
 
     def errors_by_phase(self) -> list[Chart]:
         """Return the distillation error after each phase, once for each method and schedule, in the fewest steps."""
@@ -313,9 +324,12 @@ class _Writer:
             for number, phase in enumerate(records[0].distillation_errors):
                 values = list({r.config.seed: r.distillation_errors[number].error for r in records}.values())
                 marks.append(_measured(cell.row.label, phase.end, values))
-        title = "Distillation error after each phase"
+        title, note = (
+            "Distillation error after each phase",
+            "To the method's own teacher, same noises.",
+        )
         anchor, y_title = slug(f"{self.table.name}-errors"), "mean squared distance"
-        return _shown(Chart(anchor, title, "steps left", y_title, tuple(marks), "steps", "steps"))
+        return _shown(Chart(anchor, title, "steps left", y_title, tuple(marks), "steps", "steps", note))
 
     def claims(self) -> list[Sheet]:
         """Return the claims and what was found."""
@@ -345,17 +359,18 @@ class _Writer:
         target = cell_anchor(verdict.id)
         p = verdict.p_against if verdict.verdict == "contradicted" else verdict.p
         p = p if verdict.n >= MIN_SEEDS else None  # nothing was tested
+        missing = "" if verdict.estimate is not None else "; ".join(verdict.notes)
         left, right = (name.partition("/")[2] for name in (verdict.compared[0].left, verdict.compared[0].right))
         ratio = Entry(ABSENT, math.inf)
         if verdict.estimate is not None:
             ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
         return (
             Entry(claim.text, claim.text, marks=notes.mark(self.table.sources[claim.source], claim.note, margin)),
-            self._ruling(verdict, target),
+            replace(self._ruling(verdict, target), marks=notes.mark(missing)),
             Entry(f"{left} : {right}", left),
             ratio,
             *([Entry(*_number(verdict.published, ".2f"))] if self.published else []),
-            Entry(str(verdict.n), verdict.n),
+            Entry(str(verdict.compared[0].n), verdict.compared[0].n),
             Entry(*_number(p, ".2g")),
         )
 
@@ -389,8 +404,8 @@ def _measured(line: str, x: float | str, values: list[float]) -> Mark:
 
 
 def _shown(chart: Chart) -> list[Chart]:
-    """Return a chart, none if it would be empty."""
-    return [chart] if any((mark.ours, mark.published) != (None, None) for mark in chart.marks) else []
+    """Return a chart, none if it would not have two places to compare."""
+    return [chart] if sum((mark.ours, mark.published) != (None, None) for mark in chart.marks) > 1 else []
 
 
 def _hours(hours: Sequence[float]) -> Entry:

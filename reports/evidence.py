@@ -23,6 +23,7 @@ class Evidence:
         records: the runs that count.
         left_out: what was asked for by the cell's settings and does not count, and why.
         budgets: budgets of runs that differ from the cell in nothing else.
+        failed: how many runs of the cell failed.
     """
 
     scores: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class Evidence:
     records: tuple[Record, ...] = ()
     left_out: tuple[str, ...] = ()
     budgets: tuple[int, ...] = ()
+    failed: int = 0
 
     @property
     def spread(self) -> Spread | None:
@@ -39,6 +41,8 @@ class Evidence:
     @property
     def missing(self) -> str:
         """Why there are no scores."""
+        if self.failed:
+            return f"failed ({self.failed} run{'s' * (self.failed > 1)})"
         if not self.budgets:
             return "not run"
         return f"run only with a budget of {' and '.join(map(format_budget, self.budgets))}"
@@ -110,6 +114,7 @@ class Archive:
             records=tuple(used),
             left_out=tuple(dict.fromkeys(left_out)),
             budgets=tuple(sorted(budgets)),
+            failed=sum(record.status == "failed" for record in asked),
         )
 
 
@@ -123,7 +128,7 @@ def _objection(record: Record, metric: str) -> str | None:
     if record.results_version != RESULTS_VERSION:
         return f"results version {record.results_version}, not {RESULTS_VERSION}"
     if record.status == "failed":
-        return f"failed: {record.reason}"
+        return f"failed: {' '.join(str(record.reason).split())}"
     if metric not in record.metrics:
         return f"has no {metric}"
     if record.deviations:

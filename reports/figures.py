@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -56,6 +57,7 @@ class Chart:
         marks: places in the order of the axis.
         x: the setting on the axis.
         scale: ``names`` for names side by side; ``log``, ``linear``, or ``steps``, a logarithm that falls to the right.
+        note: what else its caption has to say.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Chart:
     marks: tuple[Mark, ...]
     x: str
     scale: str = "names"
+    note: str = ""
 
     @property
     def alt(self) -> str:
@@ -102,36 +105,77 @@ class Chart:
         """Write the figure as PDF."""
         _pdf(self._draw, path)
 
+    @property
+    def caption(self) -> str:
+        """Say what is drawn, and what markers and bars are."""
+        parts = [f"{self.title}: {self.y_title} against {self.x_title}."]
+        if any(mark.published is not None for mark in self.marks):
+            parts.append("Hollow and dashed: published, with the printed deviation.")
+        if any(mark.interval for mark in self.marks):
+            parts.append("Bars: 95% interval over training seeds.")
+        return " ".join([*parts, self.note]).rstrip()
+
     def _draw(self, axes: Any) -> None:
         places = {x: number for number, x in enumerate(dict.fromkeys(mark.x for mark in self.marks))}
         compared = any(mark.published is not None for mark in self.marks)
         joined = ("none", "none") if self.x == "method" else ("-", "--")  # between methods there is nothing
         shown: list[float] = []
-        for index, (line, marks) in enumerate(self.lines.items()):
-            colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        kinds = len(self.lines) * (1 + compared)
+        for index, marks in enumerate(self.lines.values()):
+            style = _style(index)
             for published in (True, False):
                 points = [(mark, _value(mark, published)) for mark in marks]
                 kept = [(mark, value) for mark, value in points if value is not None]
                 if not kept:
                     continue
-                xs = [places[mark.x] if self.scale == "names" else float(mark.x) for mark, _ in kept]
+                place = index * (1 + compared) + (compared and not published) - (kinds - 1) / 2
+                xs = [self._beside(mark.x, places, min(4, 40 / kinds) * place) for mark, _ in kept]
                 ys = [value for _, value in kept]
                 shown += ys
-                name = ("published" if published else "ours") if compared or not line else ""
                 axes.errorbar(
-                    xs, ys, yerr=_bars(kept, published), color=colour, marker=marker, markersize=5.5, capsize=3,
-                    linewidth=1.2, linestyle=joined[published], elinewidth=1,
-                    markerfacecolor="none" if published else colour,
-                    label=", ".join(filter(None, [line, name])),
+                    xs, ys, yerr=_bars(kept, published), color=style["color"], marker=style["marker"], markersize=5,
+                    capsize=2.5, linewidth=1.2, linestyle=joined[published], elinewidth=1,
+                    markerfacecolor="none" if published else style["color"],
                 )  # fmt: skip
         axes.set(xlabel=self.x_title, ylabel=self.y_title)
-        if shown and max(shown) > 4 * min(shown) > 0:
+        if shown and max(shown) > 2.5 * min(shown) > 0:
             axes.set_yscale("log")
             _plain_ticks(axes.yaxis)
         self._ticks(axes, places)
         axes.grid(axis="y", linewidth=0.4, alpha=0.4)
-        if compared or len(self.lines) > 1:
-            axes.figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2 if compared else 3)
+        self._legend(axes.figure, compared)
+
+    def _beside(self, x: float | str, places: Mapping[float | str, int], points: float) -> float:
+        """Return where a mark is drawn: so many points beside its place, so that none hides another."""
+        part = points / 330  # of the width of the axes
+        if self.scale == "names":
+            return places[x] + part * len(places)
+        values = [float(value) for value in places]
+        low, high = min(values), max(values)
+        if self.scale == "linear":
+            return float(x) + part * (high - low)
+        turned = -part if self.scale == "steps" else part
+        return float(x) * (high / low) ** turned
+
+    def _legend(self, figure: Any, compared: bool) -> None:
+        """Name each line once below the axes, and what hollow markers are; the figure grows by what that takes."""
+        from matplotlib.lines import Line2D
+
+        names = [fill(line, 32) for line in self.lines] if len(self.lines) > 1 else []
+        handles = [Line2D([], [], label=name, markersize=5, **_style(i)) for i, name in enumerate(names)]
+        if compared:
+            key = {"color": "#777777", "marker": "o", "markersize": 5}
+            handles += [
+                Line2D([], [], label="published", linestyle="--", markerfacecolor="none", **key),
+                Line2D([], [], label="ours", **key),
+            ]
+        if not handles:
+            return
+        widest = max(len(part) for handle in handles for part in str(handle.get_label()).split("\n"))
+        columns = max(1, min(3, len(handles), 78 // (widest + 8)))
+        lines = max(1, *(name.count("\n") + 1 for name in names)) if names else 1
+        figure.set_figheight(figure.get_figheight() + 0.17 * lines * -(-len(handles) // columns))
+        figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
 
     def _ticks(self, axes: Any, places: dict[float | str, int]) -> None:
         if self.scale == "names":
@@ -141,10 +185,17 @@ class Chart:
         values = sorted(float(x) for x in places)
         if self.scale != "linear":
             axes.set_xscale("log", base=2)
+        axes.margins(x=0.1)
         axes.set_xticks(values, [axis_text(self.x, x) for x in values], fontsize=8)
         axes.minorticks_off()
         if self.scale == "steps":
             axes.invert_xaxis()
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Return colour and marker of a line; sixty-four lines have different ones."""
+    rounds, place = divmod(index, len(PALETTE))
+    return {"color": PALETTE[place], "marker": MARKERS[(place + rounds) % len(MARKERS)]}
 
 
 def axis_text(setting: str, x: float | str) -> str:
@@ -195,8 +246,8 @@ def _plain_ticks(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    wide = high / low > 200
-    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    digits = (1.0,) if high / low > 200 else (1.0, 2.0, 5.0) if high / low > 8 else (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=digits))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -207,13 +258,19 @@ def loss_figure(table: Path) -> str:
     Args:
         table: CSV with step, phase, images and loss.
     """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     losses = pd.read_csv(table)
+    losses["images"] /= 1024
 
     def draw(axes: Any) -> None:
         for phase, points in losses.groupby("phase"):
             axes.plot(points["images"], points["loss"], linewidth=1, label=f"phase {phase}")
         axes.set(xlabel="training images", ylabel="loss", yscale="log")
-        axes.legend(frameon=False)
+        _plain_ticks(axes.yaxis)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 8]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}K"))
+        axes.legend(frameon=False, ncols=2, fontsize=8)
 
     return _svg(draw)
 
@@ -223,8 +280,9 @@ def error_figure(errors: Sequence[DistillationError]) -> str:
 
     def draw(axes: Any) -> None:
         axes.plot([e.phase for e in errors], [e.error for e in errors], marker="o", markersize=4, linewidth=1)
-        axes.set(xlabel="phase", ylabel="mean squared distance", yscale="log")
-        axes.set_xticks([e.phase for e in errors], [f"{e.start} → {e.end}" for e in errors])
+        axes.set(xlabel="after the phase to so many steps", ylabel="mean squared distance", yscale="log")
+        _plain_ticks(axes.yaxis)
+        axes.set_xticks([e.phase for e in errors], [str(e.end) for e in errors])
 
     return _svg(draw)
 

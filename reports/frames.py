@@ -231,6 +231,7 @@ def _cell(group: list[Record], metrics: Sequence[str]) -> dict[str, object]:
         "nfe_spent": row["nfe_spent"] or row["nfe"],
         "training_seeds": len(training_seeds),
         "sampling_seeds": len(seeds),
+        "failed": len(group) - len(done),
         "distillation_error": statistics.fmean(errors.values()) if errors else math.nan,
         "reason": "" if done else group[-1].reason,
     }

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.reports.frames import budget_text, cell_frame
-from tractbench.reports.sheet import ABSENT, METRIC_TITLES, Column, Entry, Sheet, slug, with_spread
+from tractbench.reports.sheet import ABSENT, METRIC_TITLES, Column, Entry, Sheet, slug, with_spreads
 from tractbench.results.record import Record
 
 GLOSSES = {
@@ -81,13 +81,15 @@ def _floors(name: str, metrics: tuple[str, ...], record: Record) -> tuple[Entry,
 def _caption(cells: pd.DataFrame, protocol: str, description: str, metrics: tuple[str, ...]) -> str:
     """Say what the numbers of a table are."""
     samples = " or ".join(f"{n:,}" for n in sorted(set(cells["samples"])))
-    sentences = [f"Mean ± standard deviation over sampling seeds, {samples} samples each; protocol {protocol}:"]
-    sentences.append(description)
-    if (cells["training_seeds"] > 1).any():
-        sentences.append("Behind a slash: the standard deviation over training seeds.")
-    sentences.append(gloss(metrics))
+    sentences = [
+        "Mean ± standard deviation over training seeds (standard deviation over sampling seeds, "
+        f"{samples} samples each); protocol {protocol}:",
+        description,
+        gloss(metrics),
+    ]
     sentences.append(
-        "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises."
+        "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises. Budget: "
+        "training images, K and M as 2^10 and 2^20."
     )
     return " ".join(filter(None, sentences))
 
@@ -100,7 +102,7 @@ def _columns(metrics: tuple[str, ...]) -> tuple[Column, ...]:
         Column("Distillation error"),
         Column("Seeds"),
         Column("Budget"),
-        Column("Schedule", False, printed=False, wide=True),
+        Column("Schedule", False, wide=True),
         Column("Parameters"),
         Column("Settings", False, wide=True),
     )
@@ -120,19 +122,18 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[tuple[Entry, .
             Entry(f"{cell['nfe_spent']:.0f}", cell["nfe_spent"]),
         ]
         for name in metrics:
-            text = with_spread(cell[name], cell[f"{name}_sampling_std"])
-            if cell["training_seeds"] > 1 and text != ABSENT:
-                text += f" / {cell[f'{name}_training_std']:.2g}"
+            text = with_spreads(cell[name], cell[f"{name}_training_std"], cell[f"{name}_sampling_std"])
             row.append(Entry(text, float(cell[name]) if text != ABSENT else math.inf, (index, name) in best))
         seeds = f"{cell['training_seeds']} x {cell['sampling_seeds'] / max(1, cell['training_seeds']):g}"
-        settings = f"failed: {cell['reason']}" if cell["reason"] else str(cell["settings"])
+        seeds += f", {cell['failed']} failed" if cell["failed"] else ""
+        settings = f"failed: {' '.join(str(cell['reason']).split())}" if cell["reason"] else str(cell["settings"])
         parameters = cell["parameters"]
         known = parameters is not None and not math.isnan(parameters)
         error = float(cell["distillation_error"])
         row += [
             Entry(ABSENT if math.isnan(error) else f"{error:.3g}", error if error == error else math.inf),
             Entry(seeds, cell["sampling_seeds"]),
-            Entry(budget_text(cell["budget"]), cell["budget"]),
+            Entry(budget_text(cell["budget"]), cell["budget"] or math.inf),
             Entry(str(cell["schedule"]).replace(",", " → ") or ABSENT, str(cell["schedule"])),
             Entry(f"{parameters:,.0f}" if known else ABSENT, parameters if known else 0),
             Entry(settings or ABSENT, settings),

@@ -7,17 +7,20 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tractbench.config import format_budget
 from tractbench.files import write_atomic
 from tractbench.reports.chapter import Chapter, cell_anchor
 from tractbench.reports.document import Document
 from tractbench.reports.figures import Chart, error_figure, loss_figure, spreadsheet_safe
-from tractbench.reports.frames import run_frame, table_frame
+from tractbench.reports.frames import run_frame, settings_text, table_frame
 from tractbench.reports.sheet import ABSENT, Entry, Sheet, slug, with_interval
 from tractbench.reports.verdicts import Compared
 from tractbench.results.record import Record
@@ -28,20 +31,33 @@ RUNS_SHOWN = 12
 
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "±": r"$\pm$", "∞": r"$\infty$", "→": r"$\to$", "é": r"\'e", "|": r"\textbar{}",
-    '"': "''", "[": "{[}", "*": "{*}",
-    "✓": r"$\checkmark$", "✗": r"$\times$", "○": r"$\circ$", "≠": r"$\neq$", "µ": r"$\mu$",
+    ">": r"\textgreater{}", "±": r"$\pm$", "∞": r"$\infty$", "→": r"$\to$", "|": r"\textbar{}",
+    '"': "''", "[": "{[}", "*": "{*}", "✓": r"$\checkmark$", "✗": r"$\times$", "○": r"$\circ$", "≠": r"$\neq$",
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 
 
 def escape_latex(text: str) -> str:
-    """Return text in which no character has a meaning to LaTeX, and none is unknown to it."""
-    return "".join(LATEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
+    """Return text in which no character has a meaning to LaTeX; one that LaTeX has no name for becomes ``?``."""
+    return str(_encoder().unicode_to_latex(text))
+
+
+@lru_cache(maxsize=1)
+def _encoder() -> Any:
+    from pylatexenc.latexencode import RULE_DICT, UnicodeToLatexConversionRule, UnicodeToLatexEncoder
+
+    own = UnicodeToLatexConversionRule(RULE_DICT, {ord(character): command for character, command in LATEX.items()})
+    unknown = dict.fromkeys([*range(32), 127], "?")
+    rules = [own, UnicodeToLatexConversionRule(RULE_DICT, unknown), "defaults"]
+    return UnicodeToLatexEncoder(
+        conversion_rules=rules,
+        unknown_char_policy=lambda character: "?",
+        unknown_char_warning=False,
+    )
 
 
 def latex_text(text: str) -> str:
     """Return escaped text in which words that are longer than a line may be broken."""
-    return re.sub(r"\S+", lambda word: r"\allowbreak{}".join(escape_latex(part) for part in _pieces(word[0])), text)
+    return " ".join(r"\allowbreak{}".join(escape_latex(part) for part in _pieces(word)) for word in text.split())
 
 
 def _pieces(word: str) -> list[str]:
@@ -85,7 +101,6 @@ def render_html(document: Document, command: str) -> str:
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, sort_keys=True)
     environment.globals |= {
         "anchor": cell_anchor,
-        "chart_key": _chart_key,
         "infinity": math.inf,
         "ratio": _ratio,
         "zip": zip,
@@ -101,16 +116,6 @@ def render_html(document: Document, command: str) -> str:
     )
 
 
-def _chart_key(chart: Chart) -> str:
-    """Say what a chart's markers and bars are."""
-    parts = []
-    if any(mark.published is not None for mark in chart.marks):
-        parts.append("Hollow and dashed: published, with the printed deviation.")
-    if any(mark.interval for mark in chart.marks):
-        parts.append("Bars: 95% interval over training seeds.")
-    return "".join(f" {part}" for part in parts)
-
-
 def _ratio(pair: Compared) -> str:
     return "" if pair.ratio is None else with_interval(pair.ratio, pair.interval)
 
@@ -119,7 +124,10 @@ def _run_view(root: Path, record: Record) -> dict[str, Any]:
     folder = root / record.folder
     picture = folder / PICTURE
     curve = folder / LOSSES
-    title = f"{record.config.method}, {record.config.nfe} NFE, seed {record.config.seed} ({record.config.tier})"
+    config = record.config
+    trained = [" → ".join(map(str, config.schedule)), format_budget(config.budget)] if config.schedule else []
+    parts = [config.method, f"{config.nfe} NFE", *trained, settings_text(config), f"seed {config.seed}", config.tier]
+    title = ", ".join(filter(None, parts))
     errors = record.distillation_errors
     return {
         "record": record,
@@ -228,31 +236,55 @@ LONG_TITLE = 10
 PACKAGES = ("booktabs", "siunitx", "graphicx", "array", "amssymb")
 """What the tables and figures need of LaTeX."""
 
+LATEX_ROWS = 40
+"""Rows that fit on a printed page with caption and footnotes."""
 
-def latex_tables(sheets: Sequence[Sheet]) -> str:
-    """Return tables as a fragment that a LaTeX document takes in by ``input``."""
+WIDE = 8
+"""Columns from which on a table takes both columns of a two-column page."""
+
+
+def latex_tables(sheets: Sequence[Sheet], command: str) -> str:
+    """Return tables as a fragment that a LaTeX document takes in by ``input``.
+
+    Args:
+        sheets: the tables; those without rows are left out.
+        command: the command that makes the fragment, for its head.
+    """
+    return _latex_head(command) + "\n".join(
+        _latex_table(part) for sheet in sheets if sheet.rows for part in _split(sheet)
+    )
+
+
+def _latex_head(command: str) -> str:
+    """Return what every file begins with: what made it, what it needs."""
     needs = " ".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
-    return f"% For \\input; needs {needs}\n" + "\n".join(_latex_table(sheet) for sheet in sheets if sheet.rows)
+    return (
+        f"% tractbench {version('tractbench')}: {' '.join(command.split())}\n"
+        f"% For \\input; needs {needs}\n"
+        "% and, from another folder, \\newcommand{\\tractbenchdir}{folder/} for the figures\n"
+        "\\providecommand{\\tractbenchdir}{}\n"
+    )
 
 
-def write_latex(document: Document, folder: Path) -> None:
+def write_latex(document: Document, folder: Path, command: str) -> None:
     """Write a document of its own, ``report.tex``, with one fragment for each table and the figures as PDF.
 
     Args:
         document: what it shows.
         folder: where to; files of these names are replaced.
+        command: the command that makes it, for the head of each file.
     """
     body = []
     for chapter in document.chapters:
         name = slug(chapter.id.removeprefix("table-"))
-        text = "".join(_latex_part(part, folder) for part in chapter.order)
+        text = "".join(_latex_part(part, chapter.title, folder) for part in chapter.order)
         for nfe, files in grid_files(document.root, chapter):
             text += _latex_grids(chapter, nfe, files, folder)
-        write_atomic(folder / f"{name}.tex", latex_tables([]) + text)
+        write_atomic(folder / f"{name}.tex", _latex_head(command) + text)
         intro = latex_text(chapter.intro)
         body.append(f"\\section{{{latex_text(chapter.title)}}}\n{intro}\n\\input{{{name}}}\n\\clearpage\n")
     if document.sheets:
-        write_atomic(folder / "runs.tex", latex_tables(document.sheets))
+        write_atomic(folder / "runs.tex", latex_tables(document.sheets, command))
         body.append("\\section{All runs}\n\\input{runs}\n")
     packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
     write_atomic(
@@ -264,15 +296,16 @@ def write_latex(document: Document, folder: Path) -> None:
     )
 
 
-def _latex_part(part: Sheet | Chart, folder: Path) -> str:
+def _latex_part(part: Sheet | Chart, title: str, folder: Path) -> str:
+    """Return a table or figure whose caption tells which chapter it is of."""
     if isinstance(part, Sheet):
-        return _latex_table(part) if part.rows else ""
+        titled = part.title if part.title == title else f"{title}: {part.title}"
+        return "".join(_latex_table(piece) for piece in _split(replace(part, title=titled))) if part.rows else ""
     write_atomic(folder / f"{part.id}.pdf", part.pdf)
-    caption = latex_text(f"{part.title}.{_chart_key(part)}")
     return (
         "\\begin{figure}[htbp]\n  \\centering\n"
-        f"  \\includegraphics[width=0.75\\linewidth]{{{part.id}.pdf}}\n"
-        f"  \\caption{{{caption}}}\n  \\label{{fig:{part.id}}}\n\\end{{figure}}\n"
+        f"  \\includegraphics[width=0.75\\linewidth]{{\\tractbenchdir {part.id}.pdf}}\n"
+        f"  \\caption{{{latex_text(f'{title}: {part.caption}')}}}\n  \\label{{fig:{part.id}}}\n\\end{{figure}}\n"
     )
 
 
@@ -282,16 +315,30 @@ def _latex_grids(chapter: Chapter, nfe: int, files: Sequence[tuple[str, Path]], 
     for index, (title, path) in enumerate(files):
         write_atomic(folder / f"{name}-{index}.png", path.read_bytes())
         cells.append(
-            "  \\begin{minipage}[t]{0.155\\linewidth}\\centering\\footnotesize\n"
-            f"    \\includegraphics[width=\\linewidth]{{{name}-{index}.png}}\\\\\n    {latex_text(title)}\n"
-            "  \\end{minipage}"
+            "  \\begin{minipage}[t]{0.155\\linewidth}\\raggedright\\footnotesize\n"
+            f"    \\includegraphics[width=\\linewidth]{{\\tractbenchdir {name}-{index}.png}}\\\\\n"
+            f"    {latex_text(title)}\n  \\end{{minipage}}\\hspace{{0.01\\linewidth}}%\n"
         )
-    caption = f"Samples from the same noise, {nfe} NFE."
-    rows = "\\hfill\n".join(cells)
+    caption = latex_text(f"{chapter.title}: samples from the same noise, {nfe} NFE.")
     return (
-        f"\\begin{{figure}}[htbp]\n  \\centering\n{rows}\n  \\caption{{{caption}}}\n  \\label{{fig:{name}}}\n"
-        "\\end{figure}\n"
+        f"\\begin{{figure}}[htbp]\n  \\raggedright\n{''.join(cells)}  \\caption{{{caption}}}\n"
+        f"  \\label{{fig:{name}}}\n\\end{{figure}}\n"
     )
+
+
+def _split(sheet: Sheet) -> list[Sheet]:
+    """Return a table in pieces that fit on a page; what belongs to all of it stands with the last."""
+    starts = range(0, len(sheet.rows), LATEX_ROWS)
+    pieces = []
+    for start in starts:
+        rows, last = sheet.rows[start : start + LATEX_ROWS], start == starts[-1]
+        piece = replace(sheet, rows=rows, foot=sheet.foot if last else (), notes=sheet.notes if last else {})
+        if start:
+            piece = replace(
+                piece, id=f"{sheet.id}-{start // LATEX_ROWS + 1}", title=f"{sheet.title}, continued", caption=""
+            )
+        pieces.append(piece)
+    return pieces
 
 
 def _latex_table(sheet: Sheet) -> str:
@@ -305,10 +352,10 @@ def _latex_table(sheet: Sheet) -> str:
     if sheet.foot:
         foot = " & ".join(c.entry(sheet.foot[i]) for c, i in zip(columns, indices, strict=True))
         lines += ["    \\midrule", f"    {foot} \\\\"]
-    caption = latex_text(f"{sheet.title}. {sheet.legend}")
     notes = r"\quad ".join(rf"\textsuperscript{{{letter}}}~{latex_text(text)}" for letter, text in sheet.notes.items())
     return LATEX_TABLE.format(
-        caption=caption,
+        environment="table*" if len(columns) >= WIDE else "table",
+        caption=latex_text(f"{sheet.title}. {sheet.legend}"),
         id=sheet.id,
         kinds="".join(c.kind for c in columns),
         head=head,
@@ -317,13 +364,13 @@ def _latex_table(sheet: Sheet) -> str:
     )
 
 
-LATEX_TABLE = r"""\begin{{table}}[htbp]
+LATEX_TABLE = r"""\begin{{{environment}}}[htbp]
   \centering
   \caption{{{caption}}}
   \label{{tab:{id}}}
   \par\medskip
-  \footnotesize\setlength{{\tabcolsep}}{{3.5pt}}\sisetup{{mode=text, reset-text-series=false}}
-  \resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
+  \footnotesize\setlength{{\tabcolsep}}{{2.5pt}}\sisetup{{mode=text, reset-text-series=false}}
+  \sbox0{{%
   \begin{{tabular}}{{@{{}}{kinds}@{{}}}}
     \toprule
     {head} \\
@@ -331,7 +378,11 @@ LATEX_TABLE = r"""\begin{{table}}[htbp]
 {body}
     \bottomrule
   \end{{tabular}}}}
-{notes}\end{{table}}
+  \ifdim\wd0>\linewidth
+    \typeout{{tractbench: table {id} of \the\wd0\space is scaled to \the\linewidth}}%
+    \resizebox{{\linewidth}}{{!}}{{\usebox0}}%
+  \else\usebox0\fi
+{notes}\end{{{environment}}}
 """
 
 

@@ -74,6 +74,7 @@ class Sheet:
         rows: one entry for each column; there may be none.
         notes: footnotes by their letters.
         foot: a last row that is not sorted, such as what real data score.
+        best: what bold entries are.
     """
 
     id: str
@@ -83,14 +84,12 @@ class Sheet:
     rows: tuple[tuple[Entry, ...], ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
     foot: tuple[Entry, ...] = ()
+    best: str = "Best of each NFE in bold."
 
     @property
     def legend(self) -> str:
         """The caption, and what bold means where there is any."""
-        if not any(entry.best for row in self.rows for entry in row):
-            return self.caption
-        several = any(column.title == "NFE" for column in self.columns)
-        return f"{self.caption} Best {'of each NFE ' if several else ''}in bold."
+        return f"{self.caption} {self.best}" if any(entry.best for row in self.rows for entry in row) else self.caption
 
 
 class Notes:
@@ -137,6 +136,14 @@ def with_spread(mean: float | None, std: float | None) -> str:
     if std is None or math.isnan(std):
         return f"{mean:.3f}"
     return f"{mean:.{decimals(std)}f} ± {std:.{decimals(std)}f}"
+
+
+def with_spreads(mean: float, training: float, sampling: float) -> str:
+    """Write a mean, its spread over training seeds and in brackets that over sampling seeds, each if it is not NaN."""
+    if math.isnan(mean):
+        return ABSENT
+    shown = f"{mean:.{decimals(sampling)}f}" if math.isnan(training) else with_spread(mean, training)
+    return shown if math.isnan(sampling) else f"{shown} ({sampling:.{decimals(sampling)}f})"
 
 
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:

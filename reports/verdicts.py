@@ -306,7 +306,8 @@ def _tested(table: Table, claim: Claim, evidence: Mapping[str, Evidence]) -> _Te
     cells = {cell.ref: cell for pairs in alternatives for pair in pairs for cell in pair}
     notes = [f"{ref}: {note}" for ref, cell in cells.items() for note in evidence[cell.id].left_out]
     absent = {ref: evidence[cell.id] for ref, cell in cells.items() if not evidence[cell.id].quoted}
-    notes += [f"{ref}: {found.missing}" for ref, found in absent.items()]
+    if len(absent) < len(cells) or any(found.missing != "not run" for found in absent.values()):
+        notes += [f"{ref}: {found.missing}" for ref, found in absent.items()]
     notes += [
         f"{left.ref} and {right.ref} were not scored against the same data by the same teacher"
         for left, right in {(a.id, b.id): (a, b) for pairs in alternatives for a, b in pairs}.values()
@@ -353,8 +354,8 @@ def _judge_claim(tested: _Tested, p_values: PValues, levels: tuple[float, float]
         metric=table.metric,
         text=claim.text,
         verdict=ruling,
-        estimate=deciding.ratio,
-        interval=deciding.interval,
+        estimate=None if tested.ruling else deciding.ratio,
+        interval=None if tested.ruling else deciding.interval,
         n=n,
         p=None if tested.ruling else p_values.holds,
         p_against=None if tested.ruling else p_values.fails,

@@ -20,9 +20,11 @@ from tractbench.config import resolve
 from tractbench.errors import ConfigError, StoreError
 from tractbench.paper import load_tables, shipped_tables
 from tractbench.reports.document import Selection, compose
+from tractbench.reports.figures import Chart, Mark, _style, error_figure, loss_figure
 from tractbench.reports.frames import CELL_COLUMNS, RUN_COLUMNS, SCORE_COLUMNS
 from tractbench.reports.render import render_html, render_markdown
 from tractbench.reports.sheet import Notes, Sheet, with_interval
+from tractbench.results.record import DistillationError
 from tractbench.results.store import Store
 
 TABLES = load_tables()
@@ -140,7 +142,34 @@ def test_figures_hold_published_and_our_own_points(store):
     for text in ("published 4.45", "not run and published 3.55"):
         assert text in found.alt
     assert found.svg.startswith("<svg")
-    assert "TRACT-256M, published" in found.svg
+    drawn = re.findall(r"<text[^>]*>([^<]+)</text>", found.svg)
+    assert {"TRACT-256M", "BTD-96M", "published", "ours"} <= set(drawn)
+    assert drawn.count("TRACT-256M") == 1
+
+
+def test_a_figure_with_many_long_names_keeps_its_axes_and_tells_its_lines_apart():
+    lines = [f"a user's method number {number} with quite a long name" for number in range(12)]
+    marks = tuple(Mark(line, x, ours=3.0 + number / 9) for number, line in enumerate(lines) for x in (1, 2))
+    few = Chart("few", "t", "x", "y", marks[:4], "nfe", "log").svg
+    many = Chart("many", "t", "x", "y", marks, "nfe", "log").svg
+
+    def heights(svg):
+        return [float(number) for number in re.findall(r'<rect [^>]*height="([\d.]+)"', svg)]
+
+    assert max(heights(many)) == pytest.approx(max(heights(few)), rel=0.1)
+    styles = {tuple(sorted(_style(number).items())) for number in range(64)}
+    assert len(styles) == 64
+
+
+def test_curves_of_a_run_have_plain_numbers_on_their_axes(tmp_path):
+    losses = tmp_path / "loss.csv"
+    losses.write_text("step,phase,images,loss\n1,1,128,50.0\n900,1,115200,3.0\n4000,2,512000,0.2\n")
+    errors = [DistillationError(phase=p, start=2 * e, end=e, error=0.3 * p) for p, e in ((1, 4), (2, 2), (3, 1))]
+    for svg in (loss_figure(losses), error_figure(errors)):
+        texts = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+        assert len(texts) > 5
+        assert not re.search(r"[$\\{}]", "".join(texts))
+    assert "400K" in loss_figure(losses)
 
 
 def test_distillation_error_is_shown_after_each_phase(store):
@@ -151,6 +180,23 @@ def test_distillation_error_is_shown_after_each_phase(store):
     assert [mark.ours for mark in marks["BTD-96M"]] == pytest.approx(
         [(i + 1) * statistics.fmean(scores) for i in range(10)]
     )
+
+
+def test_one_place_makes_no_figure(tmp_path):
+    store = Store(tmp_path / "runs", create=True)
+    fill(store, TABLES["digits"], {"mu-s-0/1": [[2.0, 2.0]]})
+    shown = [part.id for part in document(store).chapters[0].order if isinstance(part, Chart)]
+    assert shown == ["digits-errors"]
+
+
+def test_failed_runs_are_not_called_not_run(tractbench, tmp_path):
+    store, cell = Store(tmp_path / "runs", create=True), TABLES["digits"].cells["tract/1"]
+    for seed in (0, 1):
+        store.append(record(cell, seed, seed, [1.0], status="failed", reason="loss\nis nan", metrics={}))
+    row = next(r for r in rows(sheet(document(store), "digits-cells")) if r["Method"].text == "TRACT-512K")
+    assert row["FD, pixels, ours"].text == "failed (2 runs)"
+    assert "failed (2 runs)" in tractbench("explain", cell.id, "--runs", store.root).out
+    assert "tract/1: failed (2 runs)" in tractbench("verify", "--tier", "small", "--runs", store.root).out
 
 
 def test_lines_of_an_ablation_are_kept_apart(tmp_path):

@@ -54,7 +54,7 @@ def render(store, output, **selection):
     if output == "html":
         return render_html(document, "tractbench report")
     if output == "latex":
-        return latex_tables(document.every_sheet)
+        return latex_tables(document.every_sheet, "tractbench report")
     return render_markdown(document) if output == "markdown" else render_csv(document)
 
 
@@ -85,7 +85,7 @@ def test_digits_shown_follow_the_spread(mean, std, text):
 def test_a_table_has_mean_std_seeds_budget_parameters_and_evaluations(store):
     add(store, [1.0, 2.0, 4.0], nfe=2, budget="512K")
     (row,) = markdown_rows(render(store, "markdown"))
-    assert row["FD, pixels"] == f"{statistics.fmean([1, 2, 4]):.1f} ± {statistics.stdev([1, 2, 4]):.1f}"
+    assert row["FD, pixels"] == f"{statistics.fmean([1, 2, 4]):.1f} ({statistics.stdev([1, 2, 4]):.1f})"
     assert (row["NFE"], row["Seeds"], row["Budget"], row["Parameters"]) == ("2", "1 x 3", "512K", "1,234,567")
     assert row["Distillation error"] == "0.25"
 
@@ -103,8 +103,8 @@ def test_training_seeds_are_one_row_with_both_spreads(store):
         add(store, scores, seed=seed)
     add(store, [9.0, 9.5], mu_s=0.9)
     first, other = markdown_rows(render(store, "markdown"))
-    both = (math.sqrt(2), statistics.stdev([2, 6]))  # each run's own spread, and that of the runs' means
-    assert first["FD, pixels"] == f"**4.0 ± {both[0]:.1f} / {both[1]:.2g}**"
+    both = (statistics.stdev([2, 6]), math.sqrt(2))  # of the runs' means, and each run's own spread
+    assert first["FD, pixels"] == f"**4.0 ± {both[0]:.1f} ({both[1]:.1f})**"
     assert first["Seeds"] == "2 x 2"
     assert (first["Settings"], other["Settings"]) == ("-", "mu_s=0.9")
 
@@ -134,6 +134,14 @@ def test_a_failed_run_is_shown_with_its_reason(store):
     (row,) = markdown_rows(render(store, "markdown"))
     assert row["FD, pixels"] == "-"
     assert row["Settings"] == "failed: loss is nan"
+
+
+def test_failed_seeds_are_counted_beside_those_that_are_done(store):
+    add(store, [1.0, 2.0])
+    add(store, [], status="failed", reason="loss\nis nan", floors={}, seed=1)
+    (row,) = markdown_rows(render(store, "markdown"))
+    assert row["Seeds"] == "1 x 2, 1 failed"
+    assert row["Settings"] == "-"
 
 
 def test_csv_holds_every_run_to_the_last_bit(store):
@@ -189,7 +197,7 @@ def test_a_sampling_seed_counts_once_in_its_cell(store):
     add(store, [1.0, 2.0, 3.0], sampling_seeds=(0, 1, 2))
     add(store, [2.0, 3.0, 9.0], sampling_seeds=(1, 2, 3))
     (row,) = markdown_rows(render(store, "markdown"))
-    assert row["FD, pixels"] == f"{statistics.fmean([1, 2, 3, 9]):.1f} ± {statistics.stdev([1, 2, 3, 9]):.1f}"
+    assert row["FD, pixels"] == f"{statistics.fmean([1, 2, 3, 9]):.1f} ({statistics.stdev([1, 2, 3, 9]):.1f})"
     assert row["Seeds"] == "1 x 4"
 
 
@@ -203,7 +211,7 @@ def test_heun_is_shown_and_compared_at_what_it_spends(store):
     add(store, [1.0, 2.0], method="ddim", process="ve", nfe=4, solver="heun", spent=3)
     add(store, [3.0, 4.0], method="ddim", nfe=4)
     shown = {row["NFE"]: row["FD, pixels"] for row in markdown_rows(render(store, "markdown"))}
-    assert shown == {"3": "1.50 ± 0.71", "4": "3.50 ± 0.71"}
+    assert shown == {"3": "1.50 (0.71)", "4": "3.50 (0.71)"}
 
 
 def test_a_caption_glosses_only_what_is_in_its_table(store):

@@ -4,9 +4,10 @@ import re
 import subprocess
 
 import pytest
-from report_data import fill, needs
+from report_data import fill, needs, record
 from test_paper_report import HOSTILE, SCORES, TABLES, hostile_tables
 
+from tractbench.config import resolve
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.render import LATEX, escape_latex, latex_tables, render_html, write_latex
 from tractbench.results.store import Store
@@ -78,7 +79,14 @@ def test_a_reader_sorts_a_table_and_follows_a_cell_to_what_stands_behind_it(open
     report.page.locator("#cifar10-cells thead button", has_text="FID, ours").click()
     ours = report.column("cifar10-cells", 4)
     assert ours[0].startswith("3.950")
-    assert ours[-1].startswith("not run")  # what there is not sorts last
+    assert ours[-1].startswith("not run")  # what there is not sorts last, in either direction
+    report.page.locator("#cifar10-cells thead button", has_text="FID, ours").click()
+    turned = report.column("cifar10-cells", 4)
+    assert turned[0].startswith("9.150")
+    assert turned[-1].startswith("not run")
+    report.page.locator("#cifar10-cells thead button", has_text="Method").press("Enter")
+    methods = [re.sub(r"\W.*", "", text.replace("-", "")) for text in report.column("cifar10-cells", 1)]
+    assert methods.index("TRACT96M") < methods.index("TRACT256M")
     behind = report.page.locator("#behind-cifar10-tract-256m-1")
     assert not behind.get_by_text("tractbench run --method tract").first.is_visible()
     report.page.locator("#cifar10-cells a", has_text="4.442").click()
@@ -162,47 +170,72 @@ def compiled(folder, name="report.tex"):
     return done.stdout
 
 
+def scales(log):
+    """How far tables were scaled down to fit, by their ids."""
+    text = log.replace("\n", "")
+    found = re.findall(r"tractbench: table (\S+) of ([\d.]+)pt is scaled to ([\d.]+)pt", text)
+    return {name: float(width) / float(natural) for name, natural, width in found}
+
+
 def test_the_document_compiles_without_overfull_boxes_or_warnings(store, tmp_path):
-    write_latex(compose(store, TABLES, Selection()), tmp_path / "out")
+    write_latex(compose(store, TABLES, Selection()), tmp_path / "out", "tractbench report")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"report.tex", "cifar10.tex", "digits.tex", "runs.tex", "cifar10-nfe.pdf", "digits-errors.pdf"} <= names
     log = compiled(tmp_path / "out")
     assert not re.findall(r"(?:Over|Under)full|LaTeX Warning.*|Missing character.*", log)
+    assert all(scale > 0.7 for scale in scales(log).values()), scales(log)  # 8 pt stays 5.6 pt at least
     assert re.search(r"Output written on report.pdf \(\d+ pages?", log)
 
 
 def test_a_table_is_booktabs_with_aligned_numbers_and_the_best_in_bold(store, tmp_path):
-    write_latex(compose(store, TABLES, Selection(table="cifar10")), tmp_path / "out")
+    write_latex(compose(store, TABLES, Selection(table="cifar10")), tmp_path / "out", "tractbench report")
     text = (tmp_path / "out" / "cifar10.tex").read_text()
     assert r"S[table-format=1.2]@{\,}l" in text
     (row,) = re.findall(r"^ *TRACT-256M & 1 & .*$", text, re.M)[:1]
     assert r"\bfseries 4.442 & \bfseries $\pm$\,0.028 &" in row
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-    assert r"\includegraphics[width=0.75\linewidth]{cifar10-nfe.pdf}" in text
+    assert r"\includegraphics[width=0.75\linewidth]{\tractbenchdir cifar10-nfe.pdf}" in text
     assert (tmp_path / "out" / "cifar10-nfe.pdf").read_bytes()[:5] == b"%PDF-"
 
 
-def test_a_fragment_compiles_in_another_document(store, tmp_path):
+def test_fragments_compile_in_a_paper_of_two_columns(store, tmp_path):
     document = compose(store, TABLES, Selection(every=True))
-    (tmp_path / "tables.tex").write_text(latex_tables(document.every_sheet), encoding="utf-8")
-    needed = re.findall(r"\\usepackage\{\w+\}", (tmp_path / "tables.tex").read_text().splitlines()[0])
-    text = "\n".join(
-        [r"\documentclass[twocolumn]{article}", *needed, r"\begin{document}", r"\input{tables}", r"\end{document}"]
-    )
-    (tmp_path / "paper.tex").write_text(text)
-    assert "Overfull" not in compiled(tmp_path, "paper.tex")
+    write_latex(document, tmp_path / "tables", "tractbench report")
+    (tmp_path / "all.tex").write_text(latex_tables(document.every_sheet, "tractbench report"), encoding="utf-8")
+    needed = re.findall(r"\\usepackage\{\w+\}", (tmp_path / "all.tex").read_text().partition("\\begin")[0])
+    for name, inputs in {"one": ["all"], "other": ["tables/cifar10", "tables/digits"]}.items():
+        text = [r"\documentclass[twocolumn]{article}", *needed, r"\newcommand{\tractbenchdir}{tables/}"]
+        text += [r"\begin{document}", *(rf"\input{{{one}}}" for one in inputs), r"\end{document}"]
+        (tmp_path / f"{name}.tex").write_text("\n".join(text))
+        assert not re.findall(r"Overfull|Missing character.*|undefined", compiled(tmp_path, f"{name}.tex"))
+
+
+def test_a_table_longer_than_a_page_goes_on_on_the_next(tmp_path):
+    store = Store(tmp_path / "runs", create=True)
+    cell = TABLES["digits"].cells["tract/1"]
+    for number in range(90):
+        store.append(record(cell, number, 0, [2.0, 2.1, 2.2], config=resolve({**cell.settings, "mu_s": number / 100})[0]))
+    write_latex(compose(store, TABLES, Selection()), tmp_path / "out", "tractbench report")
+    printed = (tmp_path / "out" / "runs.tex").read_text()
+    assert [printed.count(f"mu\\_s={number / 100:g} ") for number in range(90)].count(1) >= 89  # one is the default
+    log = compiled(tmp_path / "out")
+    assert not re.findall(r"Overfull|Float too large", log)
 
 
 def test_hostile_words_compile_and_do_nothing(store, tmp_path):
     found = compose(store, hostile_tables(tmp_path / "mine"), Selection(every=True))
-    write_latex(found, tmp_path / "out")
+    write_latex(found, tmp_path / "out", "tractbench report")
     log = compiled(tmp_path / "out")
     assert "Overfull" not in log
 
 
 def test_every_character_that_latex_knows_of_compiles(tmp_path):
     words = [f"{escape_latex(character)} x{escape_latex(character)}y" for character in LATEX]
-    words += [escape_latex("".join(map(chr, range(32, 127)))), escape_latex("naïve \N{SNOWMAN}")]
+    words += [
+        escape_latex("".join(map(chr, range(32, 127)))),
+        escape_latex("naïve Müller, σ² and “1\N{EN DASH}2” \N{SNOWMAN}"),
+    ]
+    assert words[-1].count("?") == 1  # the snowman
     text = "\n\n".join(words)
     (tmp_path / "report.tex").write_text(
         "\\documentclass{article}\\usepackage{amssymb}\\begin{document}\n" + text + "\n\\end{document}\n"

@@ -257,6 +257,9 @@ def test_reading_and_bad_names(tractbench, tmp_path, real):
     assert "cifar10" not in out
     assert "did you mean 'digits'" in tractbench("verify", "--table", "digit").err
     assert tractbench("verify", "--tier", "smal").code == 2
+    nothing = tractbench("verify", "--tier", "small", "--table", "cifar10", "--strict")
+    assert (nothing.code, nothing.err.count("\n")) == (2, 1)
+    assert "tier 'paper'" in nothing.err
     assert tractbench("verify", "--runs", Path("none")).code == 2
     (tmp_path / "mine").mkdir()
     assert "no tables" in tractbench("verify", "--tables", tmp_path / "mine").err

@@ -46,7 +46,7 @@ def report(
       tractbench report
       tractbench report --table cifar10 --format markdown
       tractbench report --all --format latex --out paper/tables
-      tractbench report --format csv | column -s, -t
+      tractbench report --format csv > runs.csv
     """
     from tractbench.files import write_atomic
     from tractbench.paper import load_tables
@@ -63,13 +63,13 @@ def report(
     document = compose(store, load_tables(tables), selection)
     path = out or DEFAULT_PATHS.get(output)
     if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
-        render.write_latex(document, path)
+        render.write_latex(document, path, command_line())
         path = path / "report.tex"
     else:
         if output == "html":
             text = render.render_html(document, command_line())
         elif output == "latex":
-            text = render.latex_tables(document.every_sheet)
+            text = render.latex_tables(document.every_sheet, command_line())
         else:
             text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
         if path is None or str(path) == "-":

@@ -48,6 +48,8 @@ def verify(
     for option, wanted, names in (("table", table, set(known)), ("tier", tier, {t.tier for t in known.values()})):
         if wanted is not None and wanted not in names:
             raise ConfigError(f"unknown {option} {wanted!r}{nearest_name(wanted, names)}")
+    if table and tier not in (None, known[table].tier):
+        raise ConfigError(f"no table of tier {tier!r} is called {table!r}: it is of tier '{known[table].tier}'")
     found = [v for v in verdicts(Store(runs).latest(), known) if table in (None, v.table) and tier in (None, v.tier)]
     if as_json:
         print(json.dumps({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
@@ -71,12 +73,12 @@ def _print(found: list[Verdict]) -> None:
 
 def _details(verdict: Verdict) -> list[str]:
     """Say what a verdict rests on: the score of a figure or the ratio of scores of a claim, and its interval."""
+    from tractbench.reports.sheet import with_interval
+
     details = []
     if verdict.estimate is not None:
         kind = verdict.metric if verdict.kind == "cell" else f"ratio of {verdict.metric}"
-        details.append(f"{kind} {verdict.estimate:.3g}")
-    if verdict.interval:
-        details[-1] += f" (95% {verdict.interval[0]:.3g} to {verdict.interval[1]:.3g})"
+        details.append(f"{kind} {with_interval(verdict.estimate, verdict.interval)}")
     if verdict.published is not None:
         details.append(f"published {verdict.published:.3g}")
     if verdict.n:
@@ -86,4 +88,6 @@ def _details(verdict: Verdict) -> list[str]:
         details.append(f"p {p:.2g}")
     if verdict.further_seeds:
         details.append(f"{verdict.further_seeds} more would decide")
+    if verdict.estimate is None:
+        details += [note for note in verdict.notes if note != verdict.verdict]
     return details
