@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from tractbench.config import Integers
-from tractbench.errors import ConfigError, nearest_name
+from tractbench.config import Integers, RunConfig, resolve
+from tractbench.errors import ConfigError, TractbenchError, nearest_name
+from tractbench.evaluation.protocols import load_protocol
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 CellRef = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*/[1-9][0-9]*$")]
@@ -154,6 +155,7 @@ class Cell:
         nfe: network evaluations of an image.
         metric: the score it quotes.
         settings: run settings that :func:`tractbench.config.resolve` takes; the training seed is left to the caller.
+        config: the same with all defaults, training seed 0.
         published: the published figure, if there is one.
         error: one standard deviation of the published figure: as printed, else the table's ``unstated_error``; 0
             without a figure.
@@ -166,6 +168,7 @@ class Cell:
     nfe: int
     metric: str
     settings: Mapping[str, object]
+    config: RunConfig
     published: Published | None
     error: float
     margin: float | None
@@ -178,12 +181,12 @@ class Cell:
     @property
     def tier(self) -> str:
         """The evidence tier that its runs have."""
-        return str(self.settings["tier"])
+        return self.config.tier
 
     @property
     def protocol(self) -> str:
         """The evaluation protocol that its runs have."""
-        return str(self.settings["protocol"])
+        return self.config.protocol
 
 
 Comparison = tuple[Cell, Cell]
@@ -223,20 +226,22 @@ class Table(_Data):
     @cached_property
     def cells(self) -> Mapping[str, Cell]:
         """Every cell by its ``row/nfe``, in the order of the file."""
-        head = {"dataset": self.dataset, "tier": self.tier, "protocol": self.protocol, **self.settings}
-        cells = {}
+        head = {**self.settings, "dataset": self.dataset, "tier": self.tier, "protocol": self.protocol}
+        cells: dict[str, Cell] = {}
         for row in self.rows:
             for data in row.cells:
                 published = data.published
                 error = (published.error or self.unstated_error) if published else None
                 ref = f"{row.id}/{data.nfe}"
+                settings = {**head, **row.settings, **data.settings, "nfe": data.nfe}
                 cells[ref] = Cell(
                     table=self.name,
                     ref=ref,
                     row=row,
                     nfe=data.nfe,
                     metric=self.metric,
-                    settings={**head, **row.settings, **data.settings, "nfe": data.nfe},
+                    settings=settings,
+                    config=_config(ref, settings),
                     published=published,
                     error=error or 0.0,
                     margin=data.margin or self.margin,
@@ -262,12 +267,44 @@ class Table(_Data):
         ids = [row.id for row in self.rows] + [claim.id for claim in self.claims]
         _unique("row and claim", ids)
         _unique("label", [row.label for row in self.rows])
+        _unique("training seed", list(map(str, self.training_seeds)))
+        self._check_settings()
         _unique("axis", [axis.id for axis in self.axes])
         for row in self.rows:
             _unique(f"row '{row.id}': cell", [str(data.nfe) for data in row.cells])
         self._check_figures()
         self._check_references()
         return self
+
+    def _check_settings(self) -> None:
+        """Hold a table to one data set, tier and protocol, and its cells to one number of samples."""
+        if min(self.training_seeds) < 0:
+            raise ValueError(f"training_seeds {min(self.training_seeds)}: give none below 0")
+        places = [("settings", self.settings, TABLE_WIDE)]
+        for row in self.rows:
+            places.append((f"row '{row.id}'", row.settings, TABLE_WIDE | SAMPLING))
+            places += [(f"cell '{row.id}/{data.nfe}'", data.settings, TABLE_WIDE | SAMPLING) for data in row.cells]
+        for place, settings, barred in places:
+            for key in settings:
+                if key in barred:
+                    where = "the file's [settings]" if key in SAMPLING else "the head of the file"
+                    raise ValueError(f"{place}: {key} is one for all cells; it belongs into {where}")
+        for cell in self.cells.values():
+            known = load_protocol(cell.protocol).metrics
+            if self.metric not in known:
+                near = nearest_name(self.metric, known)
+                raise ValueError(f"protocol '{cell.protocol}' has no metric {self.metric!r}{near}")
+
+    def _check_axis(self, axis: Axis) -> None:
+        """Hold the places of an axis to the settings of their cells, where it names one."""
+        for point in axis.points:
+            config = self.cells[point.cell].config
+            value = (config.model_dump() | config.options).get(axis.x)
+            if axis.x == "schedule":
+                value = ",".join(map(str, config.schedule))
+            wrong = isinstance(point.x, str) and isinstance(value, str) and point.x.casefold() != value.casefold()
+            if wrong or (isinstance(point.x, float) and isinstance(value, int | float) and point.x != value):
+                raise ValueError(f"axis '{axis.id}': x {point.x} is not the {axis.x} of '{point.cell}', {value}")
 
     def _check_figures(self) -> None:
         if self.tier == "paper" and not self.metric.startswith("fid"):
@@ -289,6 +326,8 @@ class Table(_Data):
         for axis, refs in axes.items():
             _unique(f"axis '{axis}': cell", refs)
             self._check_cells(f"axis '{axis}'", refs)
+        for axis_data in self.axes:
+            self._check_axis(axis_data)
         placed = {ref for refs in axes.values() for ref in refs}
         for cell in self.cells.values():
             if cell.row.ablation and cell.ref not in placed:
@@ -299,6 +338,9 @@ class Table(_Data):
             place = f"claim '{claim.id}'"
             self._check_source(place, claim.source)
             self._check_cells(place, claim.left + claim.right)
+            for left, right in zip(claim.left, claim.right, strict=False):
+                if left == right:
+                    raise ValueError(f"{place}: it compares '{left}' with itself")
             if claim.axis is None:
                 continue
             if claim.axis not in axes:
@@ -319,6 +361,20 @@ class Table(_Data):
     def _check_source(self, place: str, source: str) -> None:
         if source not in self.sources:
             raise ValueError(f"{place}: unknown source {source!r}{nearest_name(source, self.sources)}")
+
+
+TABLE_WIDE = frozenset({"dataset", "tier", "protocol", "nfe", "seed"})
+"""Settings that have a key of their own in a table's head or a cell, so that no verdict mixes them."""
+
+SAMPLING = frozenset({"samples", "sampling_seeds"})
+"""Settings that all cells of a table share: scores are compared at equal numbers of samples."""
+
+
+def _config(ref: str, settings: Mapping[str, object]) -> RunConfig:
+    try:
+        return resolve(settings)[0]
+    except TractbenchError as error:
+        raise ValueError(f"cell '{ref}': {error}") from error
 
 
 def _unique(kind: str, ids: list[str]) -> None:
@@ -362,6 +418,8 @@ def _read(path: Path) -> Table:
         raise ConfigError(f"table {path} is not TOML: {error}; mend it") from error
     try:
         return Table.model_validate({**data, "name": path.stem})
+    except TractbenchError as error:
+        raise ConfigError(f"table {path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tractbench.config import RunConfig, format_budget, parse_budget, resolve
+from tractbench.config import format_budget
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.paper import Axis, Cell, Claim, Published, Table
 from tractbench.reports.evidence import Evidence
@@ -25,7 +25,7 @@ from tractbench.reports.sheet import (
     with_interval,
     with_spread,
 )
-from tractbench.reports.verdicts import MIN_SEEDS, Verdict
+from tractbench.reports.verdicts import Verdict
 from tractbench.results.record import Record
 from tractbench.results.statistics import MAX_SEEDS, POWER, difference
 
@@ -94,13 +94,6 @@ class _Writer:
         self.table, self.evidence, self.verdicts = table, evidence, verdicts
         self.metric = METRIC_TITLES.get(table.metric, table.metric)
         self.published = any(cell.published for cell in table.cells.values())
-        self.configs: dict[str, RunConfig] = {}
-
-    def config(self, cell: Cell) -> RunConfig:
-        """Return the cell's settings with all defaults."""
-        if cell.id not in self.configs:
-            self.configs[cell.id] = resolve(cell.settings)[0]
-        return self.configs[cell.id]
 
     def intro(self) -> str:
         table = self.table
@@ -158,8 +151,8 @@ class _Writer:
         """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True)."""
         found = set()
         for nfe in {cell.nfe for cell in cells}:
-            scored = {c.id: self.evidence[c.id].spread for c in cells if c.nfe == nfe}
-            ours = {cell_id: spread.mean for cell_id, spread in scored.items() if spread}
+            scored = {c.id: self.evidence[c.id].mean for c in cells if c.nfe == nfe}
+            ours = {cell_id: mean for cell_id, mean in scored.items() if mean is not None}
             theirs = {c.id: c.published.value for c in cells if c.nfe == nfe and c.published}
             for published, values in ((False, ours), (True, theirs)):
                 if len(values) > 1:
@@ -175,14 +168,13 @@ class _Writer:
         if self.published:
             entries.append(self._published(cell, best, notes))
         if spread is None:
-            marks = notes.mark(evidence.missing if evidence.budgets else "", *evidence.left_out)
+            marks = notes.mark(evidence.missing if evidence.budgets else "", *evidence.notes)
             text = evidence.missing if evidence.failed else "not run"
             entries += [Entry(text, math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
         else:
-            mean = statistics.fmean(evidence.quoted.values())
-            training = statistics.stdev(evidence.quoted.values()) if len(evidence.quoted) > 1 else None
-            marks = notes.mark(*evidence.left_out)
-            entries.append(Entry(with_spread(mean, training), mean, (cell.id, False) in best, target, marks))
+            mean, text = evidence.mean, with_spread(evidence.mean, evidence.training_std)
+            marks = notes.mark(*evidence.notes)
+            entries.append(Entry(text, mean or 0.0, (cell.id, False) in best, target, marks))
             sampling = spread.sampling
             entries.append(Entry(*_number(sampling, f".{decimals(sampling)}f")))
             entries.append(Entry(str(spread.n), spread.n))
@@ -241,8 +233,7 @@ class _Writer:
         return Entry(text, ours / 1e6, marks=notes.mark(f"published: {published:g}M parameters") if differs else ())
 
     def _budget(self, cell: Cell) -> tuple[str, float]:
-        budget = parse_budget(cell.settings.get("budget"))
-        images = budget if isinstance(budget, int) else self.config(cell).budget
+        images = cell.config.budget
         return (format_budget(images), images) if images else (ABSENT, math.inf)
 
     def _caption(self, cells: list[Cell], axis: Axis | None) -> str:
@@ -358,19 +349,17 @@ class _Writer:
         margin = f"margin ±{claim.margin:g}, {claim.margin_reason}" if claim.margin else ""
         target = cell_anchor(verdict.id)
         p = verdict.p_against if verdict.verdict == "contradicted" else verdict.p
-        p = p if verdict.n >= MIN_SEEDS else None  # nothing was tested
-        missing = "" if verdict.estimate is not None else "; ".join(verdict.notes)
         left, right = (name.partition("/")[2] for name in (verdict.compared[0].left, verdict.compared[0].right))
         ratio = Entry(ABSENT, math.inf)
         if verdict.estimate is not None:
             ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
         return (
             Entry(claim.text, claim.text, marks=notes.mark(self.table.sources[claim.source], claim.note, margin)),
-            replace(self._ruling(verdict, target), marks=notes.mark(missing)),
+            replace(self._ruling(verdict, target), marks=notes.mark(*verdict.notes)),
             Entry(f"{left} : {right}", left),
             ratio,
             *([Entry(*_number(verdict.published, ".2f"))] if self.published else []),
-            Entry(str(verdict.compared[0].n), verdict.compared[0].n),
+            Entry(str(verdict.n), verdict.n),
             Entry(*_number(p, ".2g")),
         )
 

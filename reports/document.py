@@ -11,7 +11,7 @@ from pathlib import Path
 from tractbench.errors import ConfigError, StoreError, nearest_name
 from tractbench.paper import Table, find_table
 from tractbench.reports.chapter import Chapter, chapter
-from tractbench.reports.evidence import Archive, Evidence
+from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.lineage import CellLineage, cell_lineage
 from tractbench.reports.overview import overview
 from tractbench.reports.sheet import Sheet
@@ -125,8 +125,7 @@ def compose(store: Store, tables: Mapping[str, Table], selection: Selection) -> 
             continue
         if wanted not in known:
             raise StoreError(f"no runs of {name} '{wanted}' in {store.root}{nearest_name(wanted, known)}")
-    archive = Archive(records)
-    evidence = {cell.id: archive.gather(cell) for table in tables.values() for cell in table.cells.values()}
+    evidence = gather(records, tables)
     if not selection.names_tables:
         chosen = {name: table for name, table in chosen.items() if _touched(table, evidence)}
     found = {verdict.id: verdict for verdict in judge(tables, evidence) if verdict.table in chosen}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from tractbench.config import RESULTS_VERSION, RunConfig, canonical, format_budget, resolve
+from tractbench.config import RESULTS_VERSION, RunConfig, canonical, format_budget
 from tractbench.evaluation.protocols import load_protocol
-from tractbench.paper import Cell
+from tractbench.paper import Cell, Table
 from tractbench.results.record import Record
-from tractbench.results.statistics import Spread, spread
+from tractbench.results.statistics import Spread, spread, variance
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,19 @@ class Evidence:
         scores: the cell's metric by training seed, then sampling seed.
         quoted: for each training seed, the number that the protocol quotes of its sampling seeds.
         records: the runs that count.
-        left_out: what was asked for by the cell's settings and does not count, and why.
-        budgets: budgets of runs that differ from the cell in nothing else.
-        failed: how many runs of the cell failed.
+        left_out: runs that the cell asks for and that do not count, and why.
+        remarks: what is unusual about those that count.
+        budgets: budgets of runs that differ from the cell in nothing else, and that no other cell of its table has.
+        failed: training seeds of which there are only failed runs.
     """
 
     scores: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
     quoted: Mapping[int, float] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     left_out: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     budgets: tuple[int, ...] = ()
-    failed: int = 0
+    failed: tuple[int, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -39,83 +42,114 @@ class Evidence:
         return spread(self.scores) if self.scores else None
 
     @property
+    def mean(self) -> float | None:
+        """Mean over training seeds of what the protocol quotes, None without any."""
+        return statistics.fmean(self.quoted.values()) if self.quoted else None
+
+    @property
+    def training_std(self) -> float | None:
+        """Standard deviation over training seeds of what the protocol quotes, None for fewer than two."""
+        return math.sqrt(variance(self.quoted.values())) if len(self.quoted) > 1 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of the runs."""
+        return self.left_out + self.remarks
+
+    @property
     def missing(self) -> str:
         """Why there are no scores."""
         if self.failed:
-            return f"failed ({self.failed} run{'s' * (self.failed > 1)})"
+            return f"failed ({len(self.failed)} seed{'s' * (len(self.failed) > 1)})"
         if not self.budgets:
             return "not run"
         return f"run only with a budget of {' and '.join(map(format_budget, self.budgets))}"
 
+    @property
+    def trained(self) -> bool:
+        """Whether its runs have training seeds: a teacher that is only sampled has the one score."""
+        return not self.records or bool(self.records[0].config.schedule)
+
     def comparable(self, other: Evidence) -> bool:
-        """Whether both were scored against the same data and reference, and teachers of one name are one teacher."""
+        """Whether both were scored against the same data and reference, and what has one name is one thing.
+
+        That holds for teachers and for methods, whose source counts if it comes from outside this distribution.
+        """
         if not self.records or not other.records:
             return True
         mine, theirs = self.records[0], other.records[0]
-        same = [mine.hashes.get(key) == theirs.hashes.get(key) for key in ("data", "reference")]
-        if mine.config.teacher == theirs.config.teacher:
-            same.append(mine.hashes.get("teacher") == theirs.hashes.get("teacher"))
-        return all(same)
+        keys = ["data", "reference", "data_source"]
+        keys += ["teacher"] if mine.config.teacher == theirs.config.teacher else []
+        keys += ["method_source"] if mine.config.method == theirs.config.method else []
+        return all(mine.hashes.get(key) == theirs.hashes.get(key) for key in keys)
 
 
-class Archive:
-    """The runs of a store, found by their settings.
+def gather(records: Sequence[Record], tables: Mapping[str, Table]) -> dict[str, Evidence]:
+    """Return what the store holds for every cell of the tables, by the cell's id.
+
+    Runs count that are done, of the current results version, true to their protocol, and differ from the cell's
+    settings in their seeds at most; where they were made with different teachers, data, references or plugin sources,
+    only those made like the latest.
 
     Args:
         records: one for each identity, oldest first (:meth:`tractbench.results.store.Store.latest`).
+        tables: all tables.
     """
+    alike: dict[str, list[Record]] = {}
+    for record in records:
+        alike.setdefault(_likeness(record.config), []).append(record)
+    found = {}
+    for table in tables.values():
+        likeness = {cell.id: _likeness(cell.config) for cell in table.cells.values()}
+        budgets: dict[str, set[int]] = {}
+        for cell in table.cells.values():
+            budgets.setdefault(likeness[cell.id], set()).add(cell.config.budget)
+        for cell in table.cells.values():
+            found[cell.id] = _evidence(cell, alike.get(likeness[cell.id], []), budgets[likeness[cell.id]])
+    return found
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._alike: dict[str, list[Record]] = {}
-        self._known: set[tuple[str, int]] = set()
-        for record in records:
-            self._alike.setdefault(_likeness(record.config), []).append(record)
-            self._known.add((record.config.dataset, record.config.nfe))
 
-    def gather(self, cell: Cell) -> Evidence:
-        """Return what the runs say of a cell.
-
-        Runs count that are done, of the current results version, true to their protocol, and differ from the cell's
-        resolved settings in their seeds at most; where they were made with different teachers, data, references or
-        plugin sources, only those made like the latest.
-
-        Raises:
-            ConfigError: no run can have the cell's settings.
-        """
-        if (cell.settings["dataset"], cell.nfe) not in self._known:
-            return Evidence()
-        wanted = resolve(cell.settings)[0]
-        protocol = load_protocol(wanted.protocol)
-        asked: list[Record] = []
-        budgets: set[int] = set()
-        for record in self._alike.get(_likeness(wanted), ()):
-            if protocol.reported != "mean" and record.config.sampling_seeds != wanted.sampling_seeds:
-                continue
-            if record.config.budget == wanted.budget:
-                asked.append(record)
-            elif record.status == "done" and record.results_version == RESULTS_VERSION:
-                budgets.add(record.config.budget)
-        counting = [record for record in asked if _objection(record, cell.metric) is None]
-        made = _made_with(counting[-1]) if counting else ""
-        used = [record for record in counting if _made_with(record) == made]
-        counted = {record.identity for record in used}
-        scores: dict[int, dict[int, float]] = {}
-        for record in used:
+def _evidence(cell: Cell, alike: Sequence[Record], budgets: Set[int]) -> Evidence:
+    """Sort runs that differ in seeds and budget at most; ``budgets`` are those that the cell's table asks for."""
+    wanted, protocol = cell.config, load_protocol(cell.protocol)
+    fixed = protocol.reported != "mean"  # a minimum or a single score is one of certain sampling seeds
+    usable = [r for r in alike if not fixed or r.config.sampling_seeds == wanted.sampling_seeds]
+    asked = [record for record in usable if record.config.budget == wanted.budget]
+    counting = [record for record in asked if _objection(record, cell.metric) is None]
+    made = _made_with(counting[-1]) if counting else ""
+    scores: dict[int, dict[int, float]] = {}
+    used: list[Record] = []
+    for record in reversed(counting):
+        of_seed = scores.get(record.config.seed, {})
+        if _made_with(record) == made and not set(record.config.sampling_seeds) <= of_seed.keys():
             pairs = zip(record.config.sampling_seeds, record.metrics[cell.metric].per_seed, strict=True)
-            scores.setdefault(record.config.seed, {}).update(pairs)
-        left_out = [
-            f"training seed {record.config.seed}: {_objection(record, cell.metric) or 'other files than the latest'}"
-            for record in asked
-            if record.identity not in counted
-        ]
-        return Evidence(
-            scores=scores,
-            quoted={seed: protocol.quoted(list(by_seed.values())) for seed, by_seed in sorted(scores.items())},
-            records=tuple(used),
-            left_out=tuple(dict.fromkeys(left_out)),
-            budgets=tuple(sorted(budgets)),
-            failed=sum(record.status == "failed" for record in asked),
-        )
+            scores[record.config.seed] = dict(pairs) | of_seed
+            used.insert(0, record)
+    counted = {record.identity for record in used}
+    left_out = []
+    for record in asked:
+        if record.identity not in counted:
+            other = "made again later" if _made_with(record) == made else "other files than the latest"
+            left_out.append(f"training seed {record.config.seed}: {_objection(record, cell.metric) or other}")
+    elsewhere = {r.config.budget for r in usable if r.status == "done" and r.results_version == RESULTS_VERSION}
+    return Evidence(
+        scores=scores,
+        quoted={seed: protocol.quoted(list(by_seed.values())) for seed, by_seed in sorted(scores.items())},
+        records=tuple(used),
+        left_out=tuple(dict.fromkeys(left_out)),
+        remarks=_remarks(scores, wanted.sampling_seeds),
+        budgets=tuple(sorted(elsewhere - budgets)),
+        failed=tuple(sorted({r.config.seed for r in asked if _failed(r, cell.metric)} - scores.keys())),
+    )
+
+
+def _remarks(scores: Mapping[int, Mapping[int, float]], asked: Sequence[int]) -> tuple[str, ...]:
+    """Say which training seeds were scored with other sampling seeds than the table asks for."""
+    others = sorted(seed for seed, by_seed in scores.items() if not set(asked) <= by_seed.keys())
+    if not others:
+        return ()
+    text = f"{len(others)} of {len(scores)} training seeds"
+    return (f"{text} scored with fewer sampling seeds than the {len(asked)} asked for",)
 
 
 def _likeness(config: RunConfig) -> str:
@@ -133,9 +167,20 @@ def _objection(record: Record, metric: str) -> str | None:
         return f"has no {metric}"
     if record.deviations:
         return f"deviates from its protocol: {'; '.join(record.deviations)}"
-    if not all(math.isfinite(score) and score > 0 for score in record.metrics[metric].per_seed):
+    if not _finite(record, metric):
         return f"{metric} is not a positive number"
     return None
+
+
+def _failed(record: Record, metric: str) -> bool:
+    """Whether a run of the current code failed or scored no positive number: evidence that cannot be averaged."""
+    if record.results_version != RESULTS_VERSION:
+        return False
+    return record.status == "failed" or (metric in record.metrics and not _finite(record, metric))
+
+
+def _finite(record: Record, metric: str) -> bool:
+    return all(math.isfinite(score) and score > 0 for score in record.metrics[metric].per_seed)
 
 
 def _made_with(record: Record) -> str:

@@ -155,7 +155,7 @@ class Chart:
         if self.scale == "linear":
             return float(x) + part * (high - low)
         turned = -part if self.scale == "steps" else part
-        return float(x) * (high / low) ** turned
+        return float(x) * float((high / low) ** turned)
 
     def _legend(self, figure: Any, compared: bool) -> None:
         """Name each line once below the axes, and what hollow markers are; the figure grows by what that takes."""
@@ -164,7 +164,7 @@ class Chart:
         names = [fill(line, 32) for line in self.lines] if len(self.lines) > 1 else []
         handles = [Line2D([], [], label=name, markersize=5, **_style(i)) for i, name in enumerate(names)]
         if compared:
-            key = {"color": "#777777", "marker": "o", "markersize": 5}
+            key: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 5}
             handles += [
                 Line2D([], [], label="published", linestyle="--", markerfacecolor="none", **key),
                 Line2D([], [], label="ours", **key),

@@ -126,7 +126,7 @@ def table_frame(
     for table in tables.values():
         for cell in table.cells.values():
             found, verdict, published = evidence[cell.id], verdicts.get(cell.id), cell.published
-            quoted, spread = list(found.quoted.values()), found.spread
+            spread = found.spread
             low, high = (verdict.difference_95 if verdict else None) or (None, None)
             hours = [record.training.seconds / 3600 for record in found.records]
             values = (
@@ -134,11 +134,10 @@ def table_frame(
                 published.value if published else None, cell.error if published else None,
                 published.aggregation if published else "", published.budget if published else "",
                 table.sources[published.source] if published else "", published.note if published else "",
-                statistics.fmean(quoted) if quoted else None,
-                statistics.stdev(quoted) if len(quoted) > 1 else None, spread.sampling if spread else None, len(quoted),
+                found.mean, found.training_std, spread.sampling if spread else None, len(found.quoted),
                 verdict.difference if verdict else None, low, high,
                 cell.margin if published else None, verdict.verdict if verdict else "",
-                verdict.further_seeds if verdict else None, resolve(cell.settings)[0].budget,
+                verdict.further_seeds if verdict else None, cell.config.budget,
                 found.records[-1].parameters if found.records else None,
                 cell.row.parameters * 1e6 if cell.row.parameters else None,
                 statistics.fmean(hours) if hours else None,

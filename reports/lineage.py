@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tractbench.config import RESULTS_VERSION, canonical, parse_integers, resolve
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.paper import Cell, Claim, Published, Table
-from tractbench.reports.evidence import Archive, Evidence
+from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts import Verdict, judge
 from tractbench.results.record import Record
 
@@ -40,6 +40,7 @@ class RunOrigin(_Value):
         created: when it was recorded.
         folder: inside the store.
         training_seconds: wall time of training.
+        config: all of its settings.
         files: what lies in its folder now.
     """
 
@@ -53,6 +54,7 @@ class RunOrigin(_Value):
     created: str
     folder: str
     training_seconds: float
+    config: dict[str, Any]
     files: tuple[str, ...] = ()
 
 
@@ -86,6 +88,7 @@ class CellLineage(_Value):
         n: training seeds.
         origins: the runs that count.
         left_out: runs that do not, and why.
+        remarks: what is unusual about those that count.
         repeat: a command for each training seed that the table asks for.
     """
 
@@ -105,6 +108,7 @@ class CellLineage(_Value):
     n: int
     origins: tuple[Origin, ...]
     left_out: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
     repeat: tuple[str, ...]
 
 
@@ -154,8 +158,7 @@ def explain(
             f"nothing is called {name!r}{near if near.startswith('; did') else ''}; give TABLE, TABLE/ROW/NFE or "
             "TABLE/CLAIM as 'tractbench verify' prints them, or the first eight digits of a run's identity"
         )
-    archive = Archive(records)
-    evidence = {cell_id: archive.gather(cell) for cell_id, cell in cells.items()}
+    evidence = gather(records, tables)
     verdicts = {verdict.id: verdict for verdict in judge(tables, evidence)}
     if name in tables:
         table = tables[name]
@@ -196,8 +199,7 @@ def cell_lineage(
         root: the store's folder, to see which files are there; None does not look.
     """
     spread = evidence.spread
-    config = resolve(cell.settings)[0]
-    quoted = list(evidence.quoted.values())
+    config = cell.config
     seeds = table.training_seeds if config.schedule else (0,)
     return CellLineage(
         id=cell.id,
@@ -208,12 +210,13 @@ def cell_lineage(
         published=cell.published,
         source=table.sources[cell.published.source] if cell.published else "",
         verdict=verdict,
-        mean=sum(quoted) / len(quoted) if quoted else None,
-        training_std=spread.training if spread else None,
+        mean=evidence.mean,
+        training_std=evidence.training_std,
         sampling_std=spread.sampling if spread else None,
-        n=len(quoted),
+        n=len(evidence.quoted),
         origins=_origins(cell, evidence, root),
-        left_out=evidence.left_out if quoted else (evidence.missing, *evidence.left_out),
+        left_out=evidence.left_out if evidence.quoted else (evidence.missing, *evidence.left_out),
+        remarks=evidence.remarks,
         repeat=tuple(repeat_command(cell, seed if config.schedule else None) for seed in seeds),
     )
 
@@ -251,6 +254,7 @@ def _run(record: Record, cell: Cell, evidence: Evidence, root: Path | None) -> R
         created=record.created,
         folder=record.folder,
         training_seconds=record.training.seconds,
+        config=record.config.model_dump(mode="json"),
         files=tuple(present),
     )
 

@@ -4,7 +4,8 @@ A figure is judged by equivalence: reproduced when the 90% interval of our mean 
 counts, lies inside the margin, contradicted when the 95% interval lies wholly outside. A claim is judged by one-sided
 paired t tests on the logarithm of scores over shared training seeds, at least five, with Holm's correction over all
 claims of a tier, run or not: so no verdict depends on which tables are looked at, and none is lost when another claim's
-runs are added. Tiers and protocols never meet, since every table has one.
+runs are added. Tiers and protocols never meet, since every table has one. Nothing is decided while a training seed has
+only failed runs: the others would be a choice. Errors are held to 5% for a number of seeds that was fixed beforehand.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tractbench.paper import Cell, Claim, Comparison, Published, Table
-from tractbench.reports.evidence import Archive, Evidence
+from tractbench.reports.evidence import Evidence, gather
 from tractbench.results.record import Record
 from tractbench.results.statistics import (
     ALPHA,
     NONE,
+    POWER,
     Difference,
     PValues,
     any_of,
@@ -36,6 +38,9 @@ from tractbench.results.statistics import (
 
 MIN_SEEDS = 5
 """Shared training seeds without which no claim is decided."""
+
+DECIDABLE = ("reproduced", "contradicted", "inconclusive")
+"""Verdicts that rest on scores."""
 
 Ruling = Literal["reproduced", "contradicted", "inconclusive", "not run", "budget differs"]
 
@@ -77,7 +82,7 @@ class Verdict(BaseModel):
         estimate: of a cell the mean score over training seeds; of a claim the ratio of scores in the comparison that
             decides, the weakest of those it needs.
         interval: 95% interval of the estimate over training seeds.
-        n: training seeds; of a claim those that all its comparisons share at least.
+        n: training seeds; of a claim those that the comparison which decides shares.
         p: p value for the figure or claim, of a claim after Holm's correction; None where nothing was tested.
         p_against: the same against it.
         published: the published figure, of a claim the published ratio.
@@ -88,7 +93,7 @@ class Verdict(BaseModel):
         difference_95: its 95% interval, likewise.
         compared: of a claim, all its comparisons, the one that decides first.
         further_seeds: training seeds that decide with a chance of 0.8 if the truth is as estimated; None where nothing
-            is left to decide, or no number up to 1,000 is enough.
+            is left to decide, or no number up to 1,000 can.
         notes: what else a reader has to know: runs left out, why a figure is not comparable.
     """
 
@@ -133,8 +138,7 @@ def verdicts(records: Sequence[Record], tables: Mapping[str, Table]) -> list[Ver
     Raises:
         ConfigError: no run can have a cell's settings.
     """
-    archive = Archive(records)
-    return judge(tables, {c.id: archive.gather(c) for table in tables.values() for c in table.cells.values()})
+    return judge(tables, gather(records, tables))
 
 
 def judge(tables: Mapping[str, Table], evidence: Mapping[str, Evidence]) -> list[Verdict]:
@@ -165,12 +169,12 @@ def _judge_cell(table: Table, cell: Cell, published: Published, evidence: Eviden
         published=published.value,
         published_error=cell.error,
         margin=margin,
-        notes=evidence.left_out,
+        notes=evidence.notes,
     )
-    if not values:
+    mean = evidence.mean
+    if mean is None:
         ruling: Ruling = "budget differs" if evidence.budgets else "not run"
-        return verdict.model_copy(update={"verdict": ruling, "notes": (evidence.missing, *evidence.left_out)})
-    mean = sum(values) / n
+        return verdict.model_copy(update={"verdict": ruling, "notes": (evidence.missing, *evidence.notes)})
     own, found = difference(values), difference(values, published.value, cell.error)
     p_values = equivalent(found, margin)
     changes: dict[str, object] = {
@@ -189,10 +193,12 @@ def _judge_cell(table: Table, cell: Cell, published: Published, evidence: Eviden
         }
     if published.budget != "same":
         reason = f"the published figure's budget is {'another' if published.budget == 'other' else 'not known'}"
-        changes |= {"verdict": "budget differs", "p": None, "p_against": None, "notes": (reason, *evidence.left_out)}
+        changes |= {"verdict": "budget differs", "p": None, "p_against": None, "notes": (reason, *evidence.notes)}
+    elif evidence.failed:
+        changes["verdict"] = "inconclusive"
     elif changes["verdict"] == "inconclusive":
         needed = equivalence_seeds(found.estimate, _std(own, n), cell.error, margin) if own and found else None
-        needed = needed if own else len(table.training_seeds)
+        needed = len(table.training_seeds) if n == 1 else needed
         changes["further_seeds"] = None if needed is None else max(1, needed - n)
     return verdict.model_copy(update=changes)
 
@@ -215,29 +221,51 @@ class _Pair:
         """The difference, if so many seeds may decide a claim."""
         return self.found if self.n >= MIN_SEEDS else None
 
-    def seeds(self, sign: int, alpha: float) -> float:
+    def seeds(self, sign: int, alpha: float, power: float) -> float:
         """Return how many seeds would show a difference of this sign, infinity if it has the other."""
         if self.found is None or self.found.estimate * sign <= 0:
             return math.inf
-        return paired_seeds(self.found.estimate, _std(self.found, self.n), alpha) or math.inf
+        return paired_seeds(self.found.estimate, _std(self.found, self.n), alpha, power) or math.inf
 
 
 def _pair(comparison: Comparison, evidence: Mapping[str, Evidence]) -> _Pair:
     left, right = comparison
     ours, theirs = evidence[left.id], evidence[right.id]
-    shared = sorted(ours.quoted.keys() & theirs.quoted.keys()) if ours.comparable(theirs) else []
-    logs = [math.log(ours.quoted[seed] / theirs.quoted[seed]) for seed in shared]
+    one, other = _by_shared_seed(ours, theirs) if ours.comparable(theirs) else ([], [])
+    logs = [round(math.log(a) - math.log(b), 10) for a, b in zip(one, other, strict=True)]  # less is rounding
     found = difference(logs)
-    low, high = found.interval() if found else (0.0, 0.0)
     compared = Compared(
         left=left.id,
         right=right.id,
-        ratio=math.exp(sum(logs) / len(logs)) if logs else None,
-        interval=(math.exp(low), math.exp(high)) if found else None,
-        n=len(shared),
+        ratio=_exp(sum(logs) / len(logs)) if logs else None,
+        interval=_exp_interval(found) if found else None,
+        n=len(logs),
         published=_published_ratio(left.published, right.published),
     )
-    return _Pair(compared, found, len(shared))
+    return _Pair(compared, found, len(logs))
+
+
+def _by_shared_seed(ours: Evidence, theirs: Evidence) -> tuple[list[float], list[float]]:
+    """Return scores of both cells by the training seeds they share; one that trains nothing has them all."""
+    if ours.trained and not theirs.trained and theirs.quoted:
+        return list(ours.quoted.values()), [next(iter(theirs.quoted.values()))] * len(ours.quoted)
+    if theirs.trained and not ours.trained and ours.quoted:
+        return [next(iter(ours.quoted.values()))] * len(theirs.quoted), list(theirs.quoted.values())
+    shared = sorted(ours.quoted.keys() & theirs.quoted.keys())
+    return [ours.quoted[seed] for seed in shared], [theirs.quoted[seed] for seed in shared]
+
+
+def _exp(log: float) -> float | None:
+    """Return a ratio, None if no float holds it."""
+    try:
+        return math.exp(log)
+    except OverflowError:
+        return None
+
+
+def _exp_interval(found: Difference) -> tuple[float, float] | None:
+    low, high = map(_exp, found.interval())
+    return None if low is None or high is None else (low, high)
 
 
 def _published_ratio(left: Published | None, right: Published | None) -> float | None:
@@ -256,6 +284,8 @@ class _Tested:
     notes: tuple[str, ...]
     ruling: Ruling | None
     """The verdict that needs no test."""
+    hindered: bool
+    """Whether no further seeds can decide it: some failed, or cells are not comparable."""
 
     @property
     def pairs(self) -> dict[str, _Pair]:
@@ -286,17 +316,21 @@ class _Tested:
         return (equivalent(pair.found, margin) if margin else lower(pair.found)).holds
 
     def seeds(self, alpha: float, alpha_against: float) -> int | None:
-        """Return how many training seeds decide at these levels if the truth is as estimated."""
-        if any(pair.found is None for pair in self.pairs.values()):
+        """Return how many training seeds decide at these levels if the truth is as estimated, None if none can."""
+        pairs = list(self.pairs.values())
+        if self.hindered or any(pair.found is None and pair.n > 1 for pair in pairs):
+            return None
+        if any(pair.found is None for pair in pairs):
             return MIN_SEEDS
         if self.claim.margin:
             pair = self.deciding
             assert pair.found is not None
             needed = equivalence_seeds(pair.found.estimate, _std(pair.found, pair.n), 0.0, self.claim.margin, alpha)
             return None if needed is None else max(MIN_SEEDS, needed)
-        one, parts = alpha / len(self.alternatives), len(self.alternatives[0])
-        holds = min(max(pair.seeds(-1, one) for pair in pairs) for pairs in self.alternatives)
-        fails = max(min(pair.seeds(1, alpha_against / parts) for pair in pairs) for pairs in self.alternatives)
+        parts = len(self.alternatives[0])
+        one, each = alpha / len(self.alternatives), POWER ** (1 / parts)  # all parts of one alternative at once
+        holds = min(max(pair.seeds(-1, one, each) for pair in pairs) for pairs in self.alternatives)
+        fails = max(min(pair.seeds(1, alpha_against / parts, POWER) for pair in pairs) for pairs in self.alternatives)
         soonest = min(holds, fails)
         return None if math.isinf(soonest) else max(MIN_SEEDS, int(soonest))
 
@@ -304,20 +338,23 @@ class _Tested:
 def _tested(table: Table, claim: Claim, evidence: Mapping[str, Evidence]) -> _Tested:
     alternatives = table.alternatives(claim)
     cells = {cell.ref: cell for pairs in alternatives for pair in pairs for cell in pair}
-    notes = [f"{ref}: {note}" for ref, cell in cells.items() for note in evidence[cell.id].left_out]
+    notes = [f"{ref}: {note}" for ref, cell in cells.items() for note in evidence[cell.id].notes]
     absent = {ref: evidence[cell.id] for ref, cell in cells.items() if not evidence[cell.id].quoted}
     if len(absent) < len(cells) or any(found.missing != "not run" for found in absent.values()):
         notes += [f"{ref}: {found.missing}" for ref, found in absent.items()]
-    notes += [
-        f"{left.ref} and {right.ref} were not scored against the same data by the same teacher"
+    unlike = [
+        f"{left.ref} and {right.ref} were not made with the same data, teacher and code of a plugin"
         for left, right in {(a.id, b.id): (a, b) for pairs in alternatives for a, b in pairs}.values()
         if not evidence[left.id].comparable(evidence[right.id])
     ]
+    failed = any(evidence[cell.id].failed for cell in cells.values())
     ruling: Ruling | None = None
     if absent:
         ruling = "budget differs" if all(found.budgets for found in absent.values()) else "not run"
+    elif failed or unlike:
+        ruling = "inconclusive"
     pairs = tuple(tuple(_pair(comparison, evidence) for comparison in part) for part in alternatives)
-    return _Tested(table, claim, pairs, tuple(notes), ruling)
+    return _Tested(table, claim, pairs, (*unlike, *notes), ruling, failed or bool(unlike))
 
 
 def _judge_claims(tables: Mapping[str, Table], evidence: Mapping[str, Evidence]) -> dict[str, Verdict]:
@@ -337,14 +374,14 @@ def _judge_claims(tables: Mapping[str, Table], evidence: Mapping[str, Evidence])
 def _judge_claim(tested: _Tested, p_values: PValues, levels: tuple[float, float]) -> Verdict:
     """Turn a claim's corrected p values into its verdict; ``levels`` are those that its next test would face."""
     table, claim = tested.table, tested.claim
-    n = min(pair.n for pair in tested.pairs.values())
     compared = [pair.compared for pair in tested.pairs.values()]
     deciding = tested.deciding.compared
     ruling = tested.ruling or p_values.decide()
     further = None
     if ruling == "inconclusive":
         needed = tested.seeds(*levels)
-        further = None if needed is None else max(1, needed - n)
+        further = None if needed is None else max(1, needed - min(pair.n for pair in compared))
+    untested = tested.p_values == NONE
     return Verdict(
         id=f"{table.name}/{claim.id}",
         kind="claim",
@@ -354,11 +391,11 @@ def _judge_claim(tested: _Tested, p_values: PValues, levels: tuple[float, float]
         metric=table.metric,
         text=claim.text,
         verdict=ruling,
-        estimate=None if tested.ruling else deciding.ratio,
-        interval=None if tested.ruling else deciding.interval,
-        n=n,
-        p=None if tested.ruling else p_values.holds,
-        p_against=None if tested.ruling else p_values.fails,
+        estimate=deciding.ratio if ruling in DECIDABLE else None,
+        interval=deciding.interval if ruling in DECIDABLE else None,
+        n=deciding.n,
+        p=None if untested else p_values.holds,
+        p_against=None if untested else p_values.fails,
         published=deciding.published,
         margin=claim.margin,
         compared=(deciding, *(pair for pair in compared if pair is not deciding)),

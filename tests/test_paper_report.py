@@ -194,9 +194,9 @@ def test_failed_runs_are_not_called_not_run(tractbench, tmp_path):
     for seed in (0, 1):
         store.append(record(cell, seed, seed, [1.0], status="failed", reason="loss\nis nan", metrics={}))
     row = next(r for r in rows(sheet(document(store), "digits-cells")) if r["Method"].text == "TRACT-512K")
-    assert row["FD, pixels, ours"].text == "failed (2 runs)"
-    assert "failed (2 runs)" in tractbench("explain", cell.id, "--runs", store.root).out
-    assert "tract/1: failed (2 runs)" in tractbench("verify", "--tier", "small", "--runs", store.root).out
+    assert row["FD, pixels, ours"].text == "failed (2 seeds)"
+    assert "failed (2 seeds)" in tractbench("explain", cell.id, "--runs", store.root).out
+    assert "tract/1: failed (2 seeds)" in tractbench("verify", "--tier", "small", "--runs", store.root).out
 
 
 def test_lines_of_an_ablation_are_kept_apart(tmp_path):

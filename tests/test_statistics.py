@@ -5,6 +5,8 @@ import pytest
 from scipy import stats
 
 from tractbench.results.statistics import (
+    PValues,
+    any_of,
     difference,
     equivalence_seeds,
     equivalent,
@@ -38,10 +40,10 @@ def test_holm_on_a_worked_example():
 
 
 def test_spreads_of_training_and_sampling_stay_apart():
-    found = spread({0: {0: 1.0, 1: 3.0}, 1: {0: 5.0, 1: 7.0}})
+    found = spread({0: {0: 1.0, 1: 3.0}, 1: {0: 2.0, 1: 10.0}})  # variances 2 and 32 over sampling seeds
     assert (found.mean, found.n) == (4.0, 2)
     assert found.training == pytest.approx(8**0.5)
-    assert found.sampling == pytest.approx(2**0.5)
+    assert found.sampling == pytest.approx(17**0.5)
 
 
 @pytest.mark.parametrize(("offset", "wrong"), [(0.3, "reproduced"), (0.2999, "contradicted")])
@@ -94,10 +96,7 @@ def test_a_plan_for_equivalence_has_the_power_that_it_promises(truth, error, ver
     n, random, draws = equivalence_seeds(truth, 0.15, error, 0.3), np.random.default_rng(5), 2000
 
     def decided(seeds):
-        found = [
-            difference(list(random.normal(5 + truth, 0.15, seeds)), 5 + random.normal(0, error), error)
-            for _ in range(draws)
-        ]
+        found = [difference(list(random.normal(5 + truth, 0.15, seeds)), 5.0, error) for _ in range(draws)]
         return sum(equivalent(one, 0.3).decide() == verdict for one in found) / draws
 
     assert n > 3
@@ -107,6 +106,12 @@ def test_a_plan_for_equivalence_has_the_power_that_it_promises(truth, error, ver
 
 def test_no_number_of_seeds_makes_up_for_an_imprecise_reference():
     assert equivalence_seeds(0.0, 0.1, 0.2, 0.3) is None
+
+
+def test_one_of_several_statements_is_paid_for_by_their_number():
+    parts = [PValues(0.02, 0.9), PValues(0.5, 0.3)]
+    assert any_of(parts) == PValues(0.04, 0.9)
+    assert every(parts) == PValues(0.5, 0.6)
 
 
 def test_all_of_several_statements_need_all_of_them():

@@ -41,6 +41,65 @@ def test_progressive_distillations_figures_are_not_of_the_same_budget():
             assert cell.published.budget != "same"
 
 
+CIFAR10 = [
+    # row, NFE, value, printed deviation, budget in images, the figure's budget, mu_I
+    ("tract-edm-256m", 1, 3.78, 0.01, 256 << 20, "same", 0.99999),
+    ("tract-edm-256m", 2, 3.55, 0.01, 256 << 20, "same", 0.99999),
+    ("tract-edm-96m", 1, 4.17, 0.03, 96 << 20, "same", 0.99997),
+    ("tract-edm-96m", 2, 3.75, 0.02, 96 << 20, "same", 0.99997),
+    ("tract-256m", 1, 4.45, 0.05, 256 << 20, "same", 0.99999),
+    ("tract-256m", 2, 3.32, 0.02, 256 << 20, "same", 0.99999),
+    ("tract-96m", 1, 5.02, None, 96 << 20, "same", 0.99997),
+    ("btd-96m", 1, 9.12, None, 96 << 20, "other", None),
+    ("btd-96m", 2, 4.51, None, 96 << 20, "other", None),
+]
+IMAGENET64 = [
+    ("tract-96m", 1, 7.43, 0.07, 96 << 20, "same", 0.99995),
+    ("tract-edm-96m", 1, 7.52, 0.05, 96 << 20, "same", 0.99995),
+    ("tract-edm-96m", 2, 4.97, 0.03, 96 << 20, "unknown", 0.99995),
+    ("btd-96m", 1, 17.5, None, 96 << 20, "unknown", None),
+]
+ABLATED = [
+    # method, schedule, mu_S, mu_I, budget, value
+    ("tract", (1024, 32, 1), 0.0, 0.99995, 96, 6.32),
+    ("tract", (1024, 32, 1), 0.5, 0.99995, 96, 5.24),
+    ("tract", (1024, 32, 1), 0.9, 0.99995, 96, 6.04),
+    ("tract", (1024, 32, 1), 0.99, 0.99995, 96, 7.61),
+    ("tract", (1024, 32, 1), 0.5, 0.999, 96, 6.91),
+    ("tract", (1024, 32, 1), 0.5, 0.9999, 96, 5.5),
+    ("tract", (1024, 32, 1), 0.5, 0.99999, 96, 8.73),
+    ("tract", (1024, 1), 0.5, 0.99995, 96, 14.40),
+    ("tract", (4096, 256, 16, 1), 0.5, 0.99995, 96, 6.06),
+    ("tract", (4096, 512, 64, 8, 1), 0.5, 0.99995, 96, 7.27),
+    ("btd", (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1), 0.5, 0.99995, 96, 5.95),
+    ("tract", (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1), 0.5, 0.99995, 96, 6.8),
+    ("tract", (1024, 32, 1), 0.5, 0.99997, 96, 5.02),
+    ("tract", (1024, 32, 32, 1), 0.5, 0.99999, 336, 6.47),
+]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("cifar10", CIFAR10), ("imagenet64", IMAGENET64)])
+def test_published_figures_stand_with_their_row_and_settings(name, rows):
+    found = {cell.ref: cell for cell in figures(name)}
+    assert len(found) == len(rows)
+    for row, nfe, value, deviation, budget, made_at, mu_i in rows:
+        cell = found[f"{row}/{nfe}"]
+        published, config = cell.published, cell.config
+        assert (published.value, published.error, published.budget) == (value, deviation, made_at)
+        assert (config.budget, config.mu_i, config.nfe, config.samples) == (budget, mu_i, nfe, 50_000)
+        assert config.sampling_seeds == (0, 1, 2, 3, 4)
+
+
+def test_published_ablations_stand_with_their_settings():
+    cells = figures("cifar10-ablations")
+    found = [
+        (c.config.method, c.config.schedule, c.config.mu_s, c.config.mu_i, c.config.budget >> 20, c.published.value)
+        for c in cells
+    ]
+    assert sorted(found) == sorted(ABLATED)
+    assert all(cell.published.error is None and cell.published.budget == "same" for cell in cells)
+
+
 @pytest.mark.parametrize("name", load_tables())
 def test_every_cell_is_a_run(name):
     for cell in load_tables()[name].cells.values():
@@ -58,6 +117,16 @@ def test_every_cell_is_a_run(name):
         (("nfe = 1\n", "nfe = 0\n"), "nfe"),
         (("margin_reason", "reason_of_margin"), "margin"),
         (("[[row]]", "[[row]"), "not TOML"),
+        (('method = "btd"', 'metod = "btd"'), "'btd-96m/1': no method given"),
+        (("mu_i = 0.99999 }", "mu_j = 0.99999 }"), "'tract-edm-256m/1': unknown setting 'mu_j'"),
+        (('dataset = "cifar10"', 'dataset = "cifr10"'), "did you mean 'cifar10'"),
+        (('metric = "fid"', 'metric = "fidd"'), "did you mean 'fid'"),
+        (('protocol = "tract"', 'protocol = "trakt"'), "did you mean 'tract'"),
+        (('training_seeds = "0-4"', "training_seeds = [0, 0]"), "training seed '0' is there twice"),
+        (('budget = "96M" }', 'budget = "96M", protocol = "edm" }'), "protocol is one for all cells"),
+        (('budget = "96M" }', 'budget = "96M", samples = 500 }'), "it belongs into the file's [settings]"),
+        (("x = 268435456", "x = 268435455.0"), "axis 'budget': x 268435455.0 is not the budget"),
+        (('left = "tract-96m/1"', 'left = "btd-96m/1"'), "compares 'btd-96m/1' with itself"),
     ],
 )
 def test_damage_names_file_and_key(tmp_path, change, reason):

@@ -1,14 +1,16 @@
 """Verdicts by simulation on planted truth, and which runs may stand behind them."""
 
 import math
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tractbench.config import resolve
-from tractbench.paper import load_tables
-from tractbench.reports.evidence import Archive, Evidence
+from tractbench.paper import Table, load_tables, shipped_tables
+from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts import judge, verdicts
 from tractbench.results.record import Metric, Record
 from tractbench.results.store import Store
@@ -109,6 +111,97 @@ def test_four_seeds_decide_no_claim():
     assert claim.further_seeds == 1
 
 
+def claim_on(scores, name):
+    found = judge(DIGITS, evidence({f"digits/{ref}": values for ref, values in scores.items()}))
+    return next(v for v in found if v.id == f"digits/{name}")
+
+
+def test_an_interior_optimum_beats_both_ends():
+    random = np.random.default_rng(7)
+
+    def optimum(first, inner, other, last):
+        refs = ("mu-i-0.9/1", "mu-i-0.99/1", "mu-i-0.995/1", "mu-i-0.999/1")
+        means = dict(zip(refs, (first, inner, other, last), strict=True))
+        scores = {ref: mean * np.exp(random.normal(0, 0.01, 6)) for ref, mean in means.items()}
+        return claim_on(scores, "inference-ema-has-an-optimum").verdict
+
+    assert optimum(3.0, 2.0, 5.0, 3.0) == optimum(3.0, 5.0, 2.0, 3.0) == "reproduced"
+    assert optimum(1.0, 2.0, 2.5, 3.0) == optimum(3.0, 2.5, 2.0, 1.0) == "contradicted"  # the best is an end
+
+
+def test_a_plan_for_a_claim_of_several_comparisons_decides_as_often_as_it_promises():
+    random, effect, std = np.random.default_rng(8), 0.12, 0.15
+    refs = ("one-phase/1", "three-phases/1", "four-phases/1")
+
+    def scores(n, exact=False):
+        logs = random.normal(0, std, (3, n))
+        if exact:  # the sample has just these moments, so that the plan is made for the truth
+            logs = (logs - logs.mean(1, keepdims=True)) / logs.std(1, ddof=1, keepdims=True) * std
+        return {"tract/1": np.ones(n)} | {ref: np.exp(effect + row) for ref, row in zip(refs, logs, strict=True)}
+
+    planned = claim_on(scores(6, exact=True), "two-phases-best")
+    assert planned.verdict == "inconclusive"
+    n, draws = 6 + planned.further_seeds, 200
+    decided = sum(claim_on(scores(n), "two-phases-best").verdict == "reproduced" for _ in range(draws)) / draws
+    assert 0.7 <= decided <= 0.97  # a true 80% of 200 falls below 70% once in 2,000
+
+
+def test_a_plan_faces_the_level_that_is_left_after_holms_correction():
+    logs = np.array([-0.3, -0.05, -0.15, -0.02, -0.25])
+    scores = {"digits/tract/1": np.exp(logs), "digits/btd/1": np.ones(5)}
+    among_nine = next(v for v in judge(DIGITS, evidence(scores)) if v.id == "digits/tract-beats-btd-1step")
+    found = stats.ttest_1samp(logs, 0, alternative="less")
+    assert among_nine.p == pytest.approx(9 * found.pvalue)
+    n = 5 + among_nine.further_seeds
+    shift = abs(logs.mean()) / logs.std(ddof=1)
+    power = [stats.nct.sf(stats.t.isf(0.05 / 9, m - 1), m - 1, shift * m**0.5) for m in (n - 1, n)]
+    assert power[0] < 0.8 <= power[1]
+
+
+def test_a_score_that_no_training_seed_made_stands_against_all_of_them(real):
+    ddim, tract = DIGITS["digits"].cells["ddim/1"], DIGITS["digits"].cells["tract/1"]
+    claim = DIGITS["digits"].claims[0].model_copy(update={"left": ("tract/1",), "right": ("ddim/1",)})
+    table = DIGITS["digits"].model_copy(update={"claims": (claim,)})
+    logs = [-0.50, -0.52, -0.48, -0.51, -0.49]
+    records = [record(real, tract, seed, 2.0 * math.exp(log)) for seed, log in enumerate(logs)]
+    records.append(real.model_copy(update={"config": ddim.config, "metrics": {"fd_pixel": Metric.of([2.0] * 3)}}))
+    (found,) = [v for v in verdicts(records, {"digits": table}) if v.kind == "claim"]
+    assert (found.verdict, found.n) == ("reproduced", 5)
+    assert found.estimate == pytest.approx(math.exp(-0.5) * 1.001, rel=1e-3)
+
+
+def test_seeds_that_failed_leave_a_claim_open(real):
+    left, right = (DIGITS["digits"].cells[ref] for ref in ("tract/1", "btd/1"))
+    records = [record(real, left, seed, 1.0 + seed / 100) for seed in range(6)]
+    records += [record(real, right, seed, 2.0 + seed / 70) for seed in range(6)]
+    name = "digits/tract-beats-btd-1step"
+    assert next(v for v in verdicts(records, DIGITS) if v.id == name).verdict == "reproduced"
+    records.append(record(real, left, 6, 9.0, status="failed", reason="loss is nan", metrics={}))
+    found = next(v for v in verdicts(records, DIGITS) if v.id == name)
+    assert (found.verdict, found.p, found.further_seeds) == ("inconclusive", None, None)
+    assert "tract/1: training seed 6: failed: loss is nan" in found.notes
+
+
+@pytest.mark.parametrize("key", ["data", "reference", "teacher", "data_source", "method_source"])
+def test_cells_made_with_other_things_are_not_compared(real, key):
+    axis = ("tract/1", "one-phase/1", "three-phases/1", "four-phases/1")
+    records = []
+    for number, ref in enumerate(axis):
+        changed = real.hashes | ({key: "another"} if number == 0 else {})
+        records += [record(real, DIGITS["digits"].cells[ref], s, 1 + number + s / 90, hashes=changed) for s in SEEDS]
+    found = next(v for v in verdicts(records, DIGITS) if v.id == "digits/two-phases-best")
+    assert (found.verdict, found.further_seeds, found.n) == ("inconclusive", None, 0)
+    assert "tract/1 and one-phase/1 were not made with the same" in found.notes[0]
+
+
+def test_scores_beyond_reason_are_no_crash():
+    huge = claim_on({"tract/1": [1e-300, 1e300], "btd/1": [1.0, 1.0]}, "tract-beats-btd-1step")
+    assert (huge.verdict, huge.interval) == ("inconclusive", None)
+    rounding = {"tract/1": [1 + k * 2.2e-16 for k in range(6)], "btd/1": np.ones(6)}
+    same = claim_on(rounding, "tract-beats-btd-1step")
+    assert (same.verdict, same.further_seeds) == ("inconclusive", None)
+
+
 # Figures
 
 
@@ -176,7 +269,7 @@ def record(real, cell, seed, score, **changes):
 
 def test_only_runs_that_are_the_cells_count(real):
     cell = DIGITS["digits"].cells["tract/1"]
-    other = resolve({**cell.settings, "seed": 1, "budget": "64K"})[0]
+    other = resolve({**cell.settings, "seed": 1, "budget": "32K"})[0]
     records = [
         record(real, cell, 0, 2.0),
         record(real, cell, 1, 9.0, results_version=1),
@@ -185,17 +278,17 @@ def test_only_runs_that_are_the_cells_count(real):
         record(real, cell, 4, 0.0),
         record(real, cell, 1, 9.0, config=other),
     ]
-    found = Archive(records).gather(cell)
+    found = gather(records, DIGITS)[cell.id]
     assert list(found.quoted) == [0]
     assert found.quoted[0] == pytest.approx(2.002)
-    assert found.budgets == (65536,)
+    assert found.budgets == (32768,)
     assert [text.partition(":")[0] for text in found.left_out] == [f"training seed {seed}" for seed in (1, 2, 3, 4)]
 
 
 def test_runs_of_another_teacher_are_not_put_together(real):
     cell = DIGITS["digits"].cells["tract/1"]
     old = record(real, cell, 0, 9.0, hashes=real.hashes | {"teacher": "another"})
-    found = Archive([old, record(real, cell, 1, 2.0)]).gather(cell)
+    found = gather([old, record(real, cell, 1, 2.0)], DIGITS)[cell.id]
     assert list(found.quoted) == [1]
     assert "other files than the latest" in found.left_out[0]
 
@@ -210,6 +303,53 @@ def test_a_store_with_another_budget_only_says_so(real):
     claim = next(v for v in verdicts(both, DIGITS) if v.id == "digits/tract-beats-btd-1step")
     assert claim.verdict == "budget differs"
     assert "run only with a budget of 96K" in " ".join(claim.notes)
+
+
+def test_a_budget_of_another_row_is_no_reason(real):
+    long = [record(real, DIGITS["digits"].cells["tract/1"], seed, 2.0) for seed in SEEDS]
+    found = {v.id: v for v in verdicts(long, DIGITS)}
+    assert found["digits/longer-training-helps"].verdict == "not run"
+    assert "tract-64k/1: not run" in found["digits/longer-training-helps"].notes
+
+
+def test_a_run_made_again_counts_once(real):
+    cell = DIGITS["digits"].cells["tract/1"]
+    chunked = resolve({**cell.settings, "chunk": 250})[0]
+    records = [record(real, cell, 0, 2.0), record(real, cell, 0, 3.0, config=chunked)]
+    found = gather(records, DIGITS)[cell.id]
+    assert found.quoted[0] == pytest.approx(3.003)
+    assert [r.config.chunk for r in found.records] == [250]
+    assert found.left_out == ("training seed 0: made again later",)
+
+
+def test_other_sampling_seeds_add_to_a_training_seed_and_fewer_are_told(real):
+    cell = DIGITS["digits"].cells["tract/1"]
+    more = cell.config.model_copy(update={"sampling_seeds": (3, 4)})
+    fewer = cell.config.model_copy(update={"seed": 1, "sampling_seeds": (0,)})
+    first, second = (
+        record(real, cell, 0, 2.0),
+        record(real, cell, 0, 3.0, config=more, metrics={"fd_pixel": Metric.of([3.0] * 2)}),
+    )
+    third = record(real, cell, 1, 2.0, config=fewer, metrics={"fd_pixel": Metric.of([2.0])})
+    found = gather([first, second, third], DIGITS)[cell.id]
+    assert {seed: sorted(by_seed) for seed, by_seed in found.scores.items()} == {0: [0, 1, 2, 3, 4], 1: [0]}
+    assert found.remarks == ("1 of 2 training seeds scored with fewer sampling seeds than the 3 asked for",)
+
+
+def test_a_minimum_is_of_the_sampling_seeds_that_were_asked_for(real):
+    text = (shipped_tables() / "cifar10.toml").read_text().replace('protocol = "tract"', 'protocol = "edm"')
+    table = Table.model_validate(
+        {**tomllib.loads(text.replace('"0-4"\n\n[sources]', '"0-2"\n\n[sources]')), "name": "edm"}
+    )
+    cell = table.cells["tract-96m/1"]
+    assert cell.config.sampling_seeds == (0, 1, 2)
+    more = cell.config.model_copy(update={"sampling_seeds": (0, 1, 2, 3)})
+    runs = [record(real, cell, seed, 5.0, metrics={"fid": Metric.of([5.0 + seed, 5.2, 5.4])}) for seed in (0, 1)] + [
+        record(real, cell, 2, 5.0, config=more, metrics={"fid": Metric.of([4.0] * 4)})
+    ]
+    found = gather(runs, {"edm": table})[cell.id]
+    assert found.quoted == {0: 5.0, 1: 5.2}
+    assert (found.mean, found.training_std) == (pytest.approx(5.1), pytest.approx(0.2 / 2**0.5))
 
 
 # The command
@@ -260,6 +400,8 @@ def test_reading_and_bad_names(tractbench, tmp_path, real):
     nothing = tractbench("verify", "--tier", "small", "--table", "cifar10", "--strict")
     assert (nothing.code, nothing.err.count("\n")) == (2, 1)
     assert "tier 'paper'" in nothing.err
-    assert tractbench("verify", "--runs", Path("none")).code == 2
+    empty = tractbench("verify", "--table", "digits", "--strict", "--runs", Path("none"))
+    assert (empty.code, empty.err.count("\n")) == (3, 1)
+    assert not Path("none").exists()
     (tmp_path / "mine").mkdir()
     assert "no tables" in tractbench("verify", "--tables", tmp_path / "mine").err

@@ -86,6 +86,8 @@ def _print_cell(cell: CellLineage) -> None:
         training = "" if cell.training_std is None else f" ± {cell.training_std:.4g} over training seeds"
         sampling = "" if cell.sampling_std is None else f", ± {cell.sampling_std:.4g} over sampling seeds"
         print(f"  ours        {cell.mean:.6g}{training}{sampling}, n {cell.n}")
+    for remark in cell.remarks:
+        print(f"              {remark}")
     for reason in cell.left_out:
         print(f"  {'left out' if cell.n else 'runs':11} {reason}")
     for origin in cell.origins:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables
+from tractbench.cli.options import Json, Runs, Tables, store_or_note
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def verify(
     within its margin, contradicted when the 95% interval lies outside. A
     claim is tested by paired t on the logarithm of scores over at least
     five shared training seeds, with Holm's correction over all claims of
-    its tier. Exit status: 0 if nothing is contradicted, else 1.
+    its tier. Errors are held to 5% for a number of seeds fixed
+    beforehand, not for adding seeds until something is decided.
+    Exit status: 0 if nothing is contradicted, else 1.
 
     Examples:
       tractbench verify --tier small
@@ -42,7 +44,6 @@ def verify(
     """
     from tractbench.paper import load_tables
     from tractbench.reports.verdicts import verdicts
-    from tractbench.results.store import Store
 
     known = load_tables(tables)
     for option, wanted, names in (("table", table, set(known)), ("tier", tier, {t.tier for t in known.values()})):
@@ -50,7 +51,9 @@ def verify(
             raise ConfigError(f"unknown {option} {wanted!r}{nearest_name(wanted, names)}")
     if table and tier not in (None, known[table].tier):
         raise ConfigError(f"no table of tier {tier!r} is called {table!r}: it is of tier '{known[table].tier}'")
-    found = [v for v in verdicts(Store(runs).latest(), known) if table in (None, v.table) and tier in (None, v.tier)]
+    found = [
+        v for v in verdicts(store_or_note(runs).latest(), known) if table in (None, v.table) and tier in (None, v.tier)
+    ]
     if as_json:
         print(json.dumps({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
     else:
@@ -88,6 +91,5 @@ def _details(verdict: Verdict) -> list[str]:
         details.append(f"p {p:.2g}")
     if verdict.further_seeds:
         details.append(f"{verdict.further_seeds} more would decide")
-    if verdict.estimate is None:
-        details += [note for note in verdict.notes if note != verdict.verdict]
+    details += [note for note in verdict.notes if note != verdict.verdict]
     return details

@@ -195,26 +195,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_seeds(mean: float, std: float, alpha: float = ALPHA) -> int | None:
+def paired_seeds(mean: float, std: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
     """Return how many pairs a one-sided paired t test needs to see a mean difference in its own direction.
 
     Args:
         mean: expected mean of the differences, of either sign.
         std: their standard deviation.
         alpha: level of the test.
+        power: chance of a decision.
 
     Returns:
-        The smallest number with power of at least 0.8, None beyond 1,000.
+        The smallest number with that power, None beyond 1,000.
     """
 
-    def power(n: int) -> float:
+    def reached(n: int) -> float:
         return float(nct.sf(t.isf(alpha, n - 1), n - 1, abs(mean) / std * math.sqrt(n)))
 
-    return _fewest(power)
+    return _fewest(reached, power)
 
 
 def equivalence_seeds(found: float, std: float, error: float, margin: float, alpha: float = ALPHA) -> int | None:
     """Return how many training seeds decide by :func:`equivalent`.
+
+    The reference is what it is: only our mean would come out otherwise if it were drawn again.
 
     Args:
         found: expected difference; within the margin the plan is to show that it is, outside to show that it is not.
@@ -229,24 +232,23 @@ def equivalence_seeds(found: float, std: float, error: float, margin: float, alp
     outside = abs(found) >= margin
     level = alpha / 2 if outside else alpha
 
-    def power(n: int) -> float:
+    def reached(n: int) -> float:
         true = std / math.sqrt(n)
-        spread = math.hypot(true, error)
         observed = true * np.sqrt(chi2.ppf(QUANTILES, n - 1) / (n - 1))  # standard errors that n seeds may show
         half = np.hypot(t.isf(level, n - 1) * observed, norm.isf(level) * error)
         if outside:
-            return float(norm.sf((margin + half - abs(found)) / spread).mean())
-        chance = norm.cdf((margin - half - found) / spread) - norm.cdf((half - margin - found) / spread)
+            return float(norm.sf((margin + half - abs(found)) / true).mean())
+        chance = norm.cdf((margin - half - found) / true) - norm.cdf((half - margin - found) / true)
         return float(np.maximum(chance, 0.0).mean())
 
-    return _fewest(power)
+    return _fewest(reached, POWER)
 
 
 QUANTILES = (np.arange(400) + 0.5) / 400
 """Where a distribution is taken to average over it."""
 
 
-def _fewest(power: Callable[[int], float]) -> int | None:
+def _fewest(reached: Callable[[int], float], power: float) -> int | None:
     """Return the smallest number of seeds with enough power, which grows with their number."""
-    n = bisect_left(range(MAX_SEEDS + 1), POWER, lo=2, key=power)
+    n = bisect_left(range(MAX_SEEDS + 1), power, lo=2, key=reached)
     return n if n <= MAX_SEEDS else None
