@@ -239,7 +239,7 @@ class _Writer:
     def _caption(self, cells: list[Cell], axis: Axis | None) -> str:
         verdicts = [self.verdicts[cell.id] for cell in cells if cell.id in self.verdicts]
         if axis:
-            sentences = [f"{self._nfe(cells)}{self.metric}, mean ± standard deviation over n training seeds."]
+            sentences = [f"{self.metric}{self._nfe(cells)}: mean ± standard deviation over n training seeds."]
             sentences.append(sentence(axis.note))
             return " ".join(filter(None, [*sentences, _plan(verdicts)]))
         sentences = []
@@ -252,13 +252,13 @@ class _Writer:
                 f"Ours: mean ± standard deviation over n training seeds of {self.metric} on "
                 f"{' or '.join(f'{n:,}' for n in samples)} samples; apart, the standard deviation over sampling seeds."
             )
-        sentences.append("Parameters in millions; budget in training images, K and M as 2^10 and 2^20.")
+        sentences.append("Parameters in millions; budget in training images, K = 1,024 and M = 1,048,576.")
         return " ".join(filter(None, [*sentences, *self._rules(), _plan(verdicts)]))
 
     def _nfe(self, cells: list[Cell]) -> str:
         """Say at which number of network evaluations all cells are, nothing if they differ."""
         (nfe, *others) = {cell.nfe for cell in cells}
-        return "" if others else f"In {nfe} network evaluation{'s' * (nfe > 1)}: "
+        return "" if others else f" in {nfe} network evaluation{'s' * (nfe > 1)}"
 
     def _rules(self) -> list[str]:
         """Say how published figures are judged."""
@@ -296,7 +296,7 @@ class _Writer:
         cells = [cell for cell in self.table.cells.values() if not cell.row.ablation]
         marks = [self._mark(c, c.nfe, c.row.label) for c in sorted(cells, key=lambda cell: cell.nfe)]
         anchor = slug(f"{self.table.name}-nfe")
-        return _shown(Chart(anchor, "Few steps", "network evaluations", self.metric, tuple(marks), "nfe", "log"))
+        return _shown(Chart(anchor, "", "network evaluations", self.metric, tuple(marks), "nfe", "log"))
 
     def errors_by_phase(self) -> list[Chart]:
         """Return the distillation error after each phase, once for each method and schedule, in the fewest steps."""
@@ -355,7 +355,7 @@ class _Writer:
             ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
         return (
             Entry(claim.text, claim.text, marks=notes.mark(self.table.sources[claim.source], claim.note, margin)),
-            replace(self._ruling(verdict, target), marks=notes.mark(*verdict.notes)),
+            replace(self._ruling(verdict, target), marks=notes.mark("; ".join(verdict.notes))),
             Entry(f"{left} : {right}", left),
             ratio,
             *([Entry(*_number(verdict.published, ".2f"))] if self.published else []),

@@ -126,21 +126,25 @@ def _evidence(cell: Cell, alike: Sequence[Record], budgets: Set[int]) -> Evidenc
             scores[record.config.seed] = dict(pairs) | of_seed
             used.insert(0, record)
     counted = {record.identity for record in used}
-    left_out = []
+    left_out: dict[str, set[int]] = {}
     for record in asked:
         if record.identity not in counted:
             other = "made again later" if _made_with(record) == made else "other files than the latest"
-            left_out.append(f"training seed {record.config.seed}: {_objection(record, cell.metric) or other}")
+            left_out.setdefault(_objection(record, cell.metric) or other, set()).add(record.config.seed)
     elsewhere = {r.config.budget for r in usable if r.status == "done" and r.results_version == RESULTS_VERSION}
     return Evidence(
         scores=scores,
         quoted={seed: protocol.quoted(list(by_seed.values())) for seed, by_seed in sorted(scores.items())},
         records=tuple(used),
-        left_out=tuple(dict.fromkeys(left_out)),
+        left_out=tuple(f"training seed{_listed(seeds)}: {reason}" for reason, seeds in left_out.items()),
         remarks=_remarks(scores, wanted.sampling_seeds),
         budgets=tuple(sorted(elsewhere - budgets)),
         failed=tuple(sorted({r.config.seed for r in asked if _failed(r, cell.metric)} - scores.keys())),
     )
+
+
+def _listed(seeds: Set[int]) -> str:
+    return f"{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 
 def _remarks(scores: Mapping[int, Mapping[int, float]], asked: Sequence[int]) -> tuple[str, ...]:

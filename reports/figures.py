@@ -51,7 +51,7 @@ class Chart:
 
     Attributes:
         id: anchor and file name.
-        title: what it shows.
+        title: what it shows, empty where its axes say it.
         x_title: the axis, with its unit.
         y_title: the score.
         marks: places in the order of the axis.
@@ -76,7 +76,11 @@ class Chart:
         for line, marks in self.lines.items():
             values = [f"at {axis_text(self.x, mark.x)} {_described(mark)}" for mark in marks]
             parts.append((f"{line}: " if line else "") + ", ".join(values))
-        return f"{self.title}. {self.y_title} against {self.x_title}. {'; '.join(parts)}."
+        return f"{self._lead} {'; '.join(parts)}."
+
+    @property
+    def _lead(self) -> str:
+        return f"{self.title}{': ' * bool(self.title)}{self.y_title} against {self.x_title}."
 
     @property
     def lines(self) -> dict[str, list[Mark]]:
@@ -108,7 +112,7 @@ class Chart:
     @property
     def caption(self) -> str:
         """Say what is drawn, and what markers and bars are."""
-        parts = [f"{self.title}: {self.y_title} against {self.x_title}."]
+        parts = [self._lead]
         if any(mark.published is not None for mark in self.marks):
             parts.append("Hollow and dashed: published, with the printed deviation.")
         if any(mark.interval for mark in self.marks):

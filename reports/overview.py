@@ -89,7 +89,7 @@ def _caption(cells: pd.DataFrame, protocol: str, description: str, metrics: tupl
     ]
     sentences.append(
         "Distillation error: mean squared distance to the teacher in all its steps, from the same 512 noises. Budget: "
-        "training images, K and M as 2^10 and 2^20."
+        "training images, K = 1,024 and M = 1,048,576."
     )
     return " ".join(filter(None, sentences))
 

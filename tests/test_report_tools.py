@@ -173,7 +173,7 @@ def compiled(folder, name="report.tex"):
 def scales(log):
     """How far tables were scaled down to fit, by their ids."""
     text = log.replace("\n", "")
-    found = re.findall(r"tractbench: table (\S+) of ([\d.]+)pt is scaled to ([\d.]+)pt", text)
+    found = re.findall(r"tractbench: table (\S+) of ([\d.]+)pt *is *scaled *to *([\d.]+)pt", text)
     return {name: float(width) / float(natural) for name, natural, width in found}
 
 
@@ -183,7 +183,8 @@ def test_the_document_compiles_without_overfull_boxes_or_warnings(store, tmp_pat
     assert {"report.tex", "cifar10.tex", "digits.tex", "runs.tex", "cifar10-nfe.pdf", "digits-errors.pdf"} <= names
     log = compiled(tmp_path / "out")
     assert not re.findall(r"(?:Over|Under)full|LaTeX Warning.*|Missing character.*", log)
-    assert all(scale > 0.7 for scale in scales(log).values()), scales(log)  # 8 pt stays 5.6 pt at least
+    assert {"cifar10-cells", "cifar10-claims"} <= scales(log).keys()
+    assert min(scales(log).values()) > 0.8, scales(log)  # of 8 pt 6.4 at least
     assert re.search(r"Output written on report.pdf \(\d+ pages?", log)
 
 
@@ -192,7 +193,7 @@ def test_a_table_is_booktabs_with_aligned_numbers_and_the_best_in_bold(store, tm
     text = (tmp_path / "out" / "cifar10.tex").read_text()
     assert r"S[table-format=1.2]@{\,}l" in text
     (row,) = re.findall(r"^ *TRACT-256M & 1 & .*$", text, re.M)[:1]
-    assert r"\bfseries 4.442 & \bfseries $\pm$\,0.028 &" in row
+    assert r"\bfseries 4.442 & \bfseries $\pm$\,0.028\textsuperscript" in row
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     assert r"\includegraphics[width=0.75\linewidth]{\tractbenchdir cifar10-nfe.pdf}" in text
     assert (tmp_path / "out" / "cifar10-nfe.pdf").read_bytes()[:5] == b"%PDF-"
