@@ -19,6 +19,9 @@ from tractbench.reports.verdicts import Verdict, judge
 from tractbench.results.record import Record
 from tractbench.results.store import Store
 
+RUNS_SHOWN = 12
+"""Runs whose pictures and curves a page holds; more would make it too large to open."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -76,6 +79,11 @@ class Document:
     def every_sheet(self) -> list[Sheet]:
         """All sheets in their order."""
         return [part for c in self.chapters for part in c.order if isinstance(part, Sheet)] + list(self.sheets)
+
+    @property
+    def latest(self) -> tuple[Record, ...]:
+        """The runs that are shown one by one, the latest first; none where tables are named."""
+        return self.records[: -RUNS_SHOWN - 1 : -1] if self.sheets else ()
 
     @property
     def claims(self) -> list[Verdict]:
@@ -144,7 +152,7 @@ def compose(store: Store, tables: Mapping[str, Table], selection: Selection) -> 
         evidence=evidence,
         verdicts=found,
         chapters=tuple(chapter(table, evidence, found) for table in chosen.values()),
-        sheets=() if selection.names_tables else tuple(overview(shown)),
+        sheets=() if selection.names_tables else tuple(overview(shown, {r.identity for r in shown[-RUNS_SHOWN:]})),
     )
 
 

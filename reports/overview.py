@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -23,13 +23,18 @@ GLOSSES = {
 """What a caption says of its metrics, by the beginning of their names."""
 
 
-def overview(records: Sequence[Record]) -> list[Sheet]:
-    """Return one table for each data set, tier and protocol among the records."""
+def overview(records: Sequence[Record], shown: Collection[str] = ()) -> list[Sheet]:
+    """Return one table for each data set, tier and protocol among the records.
+
+    Args:
+        records: the runs.
+        shown: identities of runs that are shown one by one: their rows lead to them.
+    """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         config = record.config
         groups.setdefault((config.dataset, config.tier, config.protocol), []).append(record)
-    return [_sheet(*key, group) for key, group in sorted(groups.items())]
+    return [_sheet(*key, group, shown) for key, group in sorted(groups.items())]
 
 
 def disqualified(record: Record) -> str | None:
@@ -44,7 +49,7 @@ def gloss(metrics: Sequence[str]) -> str:
     return " ".join(text for prefix, text in GLOSSES.items() if any(name.startswith(prefix) for name in metrics))
 
 
-def _sheet(dataset: str, tier: str, protocol_name: str, group: list[Record]) -> Sheet:
+def _sheet(dataset: str, tier: str, protocol_name: str, group: list[Record], shown: Collection[str]) -> Sheet:
     title = f"{dataset}, tier {tier}"
     anchor = slug(f"runs-{dataset}-{tier}-{protocol_name}")
     protocol = load_protocol(protocol_name)
@@ -55,7 +60,7 @@ def _sheet(dataset: str, tier: str, protocol_name: str, group: list[Record]) -> 
         return Sheet(anchor, title, " ".join(left_out))
     metrics = tuple(m for m in protocol.metrics if any(m in r.metrics for r in standing)) or protocol.metrics
     cells = cell_frame(standing, metrics)
-    rows = _rows(cells, metrics)
+    rows = _rows(cells, metrics, shown)
     scored = next((record for record in reversed(standing) if record.floors), None)
     return Sheet(
         anchor,
@@ -108,7 +113,7 @@ def _columns(metrics: tuple[str, ...]) -> tuple[Column, ...]:
     )
 
 
-def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[tuple[Entry, ...], ...]:
+def _rows(cells: pd.DataFrame, metrics: tuple[str, ...], shown: Collection[str]) -> tuple[tuple[Entry, ...], ...]:
     best: set[tuple[int, str]] = set()
     for name in metrics:
         if name.startswith(("fd_", "fid")):
@@ -117,8 +122,9 @@ def _rows(cells: pd.DataFrame, metrics: tuple[str, ...]) -> tuple[tuple[Entry, .
                     best.add((group.index.tolist()[int(group[name].astype(float).argmin())], name))
     rows = []
     for index, cell in enumerate(cells.to_dict("records")):
+        identity = str(cell["identity"])
         row = [
-            Entry(str(cell["method"]), str(cell["method"])),
+            Entry(str(cell["method"]), str(cell["method"]), target=identity if identity in shown else ""),
             Entry(f"{cell['nfe_spent']:.0f}", cell["nfe_spent"]),
         ]
         for name in metrics:

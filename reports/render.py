@@ -26,9 +26,6 @@ from tractbench.reports.verdicts import Compared
 from tractbench.results.record import Record
 from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID
 
-RUNS_SHOWN = 12
-"""Runs whose pictures and curves a page holds; more would make it too large to open."""
-
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "±": r"$\pm$", "∞": r"$\infty$", "→": r"$\to$", "|": r"\textbar{}",
@@ -105,14 +102,13 @@ def render_html(document: Document, command: str) -> str:
         "ratio": _ratio,
         "zip": zip,
     }
-    shown = document.records[-RUNS_SHOWN:] if document.sheets else ()
     return environment.get_template("report.html").render(
         command=command,
         document=document,
         lineages=document.lineages,
         grids={chapter.id: grid_rows(document.root, chapter) for chapter in document.chapters},
-        runs=[_run_view(document.root, record) for record in reversed(shown)],
-        not_shown=len(document.records) - len(shown),
+        runs=[_run_view(document.root, record) for record in document.latest],
+        not_shown=len(document.records) - len(document.latest),
     )
 
 
