@@ -21,6 +21,9 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#9A7B00", "#56A0D3", "#8
 
 MARKERS = "os^DvPX*"
 
+WIDTH, HEIGHT = 5.5, 2.9
+"""Of a figure without its legend, in inches."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -125,6 +128,7 @@ class Chart:
         joined = ("none", "none") if self.x == "method" else ("-", "--")  # between methods there is nothing
         shown: list[float] = []
         kinds = len(self.lines) * (1 + compared)
+        step = min(4, 130 / len(places) / kinds)  # points between lines: together less than half of a place's room
         for index, marks in enumerate(self.lines.values()):
             style = _style(index)
             for published in (True, False):
@@ -133,7 +137,7 @@ class Chart:
                 if not kept:
                     continue
                 place = index * (1 + compared) + (compared and not published) - (kinds - 1) / 2
-                xs = [self._beside(mark.x, places, min(4, 40 / kinds) * place) for mark, _ in kept]
+                xs = [self._beside(mark.x, places, step * place) for mark, _ in kept]
                 ys = [value for _, value in kept]
                 shown += ys
                 axes.errorbar(
@@ -178,8 +182,8 @@ class Chart:
         widest = max(len(part) for handle in handles for part in str(handle.get_label()).split("\n"))
         columns = max(1, min(3, len(handles), 78 // (widest + 8)))
         lines = max(1, *(name.count("\n") + 1 for name in names)) if names else 1
-        figure.set_figheight(figure.get_figheight() + 0.17 * lines * -(-len(handles) // columns))
-        figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+        figure.set_figheight(HEIGHT + 0.1 + 0.17 * lines * -(-len(handles) // columns))
+        figure.legend(handles=handles, frameon=False, fontsize=8, loc="lower center", ncols=columns)
 
     def _ticks(self, axes: Any, places: dict[float | str, int]) -> None:
         if self.scale == "names":
@@ -318,9 +322,13 @@ def _save(draw: Callable[[Any], None], canvas: Any, target: Any, form: str, meta
         "text.parse_math": False,
     }
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(5.5, 2.9), layout="constrained")
+        figure = Figure(figsize=(WIDTH, HEIGHT))
         canvas(figure)
         axes = figure.subplots()
         draw(axes)
+        # margins in inches: a layout engine would draw everything once more to measure it
+        height = figure.get_figheight()
+        legend = height - HEIGHT
+        figure.subplots_adjust(0.68 / WIDTH, (0.5 + legend) / height, 1 - 0.12 / WIDTH, 1 - 0.1 / height)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(target, format=form, transparent=True, metadata=metadata)

@@ -33,6 +33,7 @@ LATEX = {
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 
 
+@lru_cache(maxsize=1 << 16)
 def escape_latex(text: str) -> str:
     """Return text in which no character has a meaning to LaTeX; one that LaTeX has no name for becomes ``?``."""
     return str(_encoder().unicode_to_latex(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def report(
     selection = Selection(table, every, tier, dataset)
     store = store_or_note(runs) if selection.names_tables else Store(runs)
     document = compose(store, load_tables(tables), selection)
+    gc.freeze()  # what was read stays to the end of the process: no use in looking through it for garbage
     path = out or DEFAULT_PATHS.get(output)
     if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
         render.write_latex(document, path, command_line())

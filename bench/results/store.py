@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -122,17 +123,23 @@ class Store:
         table = self.root / TABLE
         if not table.exists():
             return []
-        records = []
-        for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if line:
-                try:
-                    records.append(Record.model_validate_json(line))
-                except ValidationError as error:
-                    reason = error.errors()[0]["msg"]
-                    raise DamagedFileError(
-                        f"{table} line {number} is damaged ({reason}); delete it, the run's folder keeps the record"
-                    ) from error
-        return records
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+        collecting = gc.isenabled()
+        gc.disable()  # records form no cycles, and looking for some takes longer than reading them
+        try:
+            return [self._record(line, number) for number, line in enumerate(lines, 1) if line]
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _record(self, line: str, number: int) -> Record:
+        try:
+            return Record.model_validate_json(line)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise DamagedFileError(
+                f"{self.root / TABLE} line {number} is damaged ({reason}); delete it, the run's folder keeps the record"
+            ) from error
 
     def latest(self) -> list[Record]:
         """Return the record that counts for each identity, oldest first: the last done one, else the last failure."""
