@@ -23,6 +23,10 @@ GLOSSES = {
 """What a caption says of its metrics, by the beginning of their names."""
 
 
+SECOND = {"fd_pixel_held_out", "fd_feature_held_out", "nn_ratio"}
+"""Metrics for which a printed page has no room."""
+
+
 def overview(records: Sequence[Record], shown: Collection[str] = ()) -> list[Sheet]:
     """Return one table for each data set, tier and protocol among the records.
 
@@ -103,7 +107,7 @@ def _columns(metrics: tuple[str, ...]) -> tuple[Column, ...]:
     return (
         Column("Method", False),
         Column("NFE"),
-        *(Column(METRIC_TITLES.get(name, name), printed=not name.endswith("_held_out")) for name in metrics),
+        *(Column(METRIC_TITLES.get(name, name), printed=name not in SECOND) for name in metrics),
         Column("Distillation error"),
         Column("Seeds"),
         Column("Budget"),

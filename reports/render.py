@@ -347,7 +347,9 @@ def _latex_table(sheet: Sheet) -> str:
     rows = [" & ".join(c.entry(row[i]) for c, i in zip(columns, indices, strict=True)) for row in sheet.rows]
     lines = [f"    {row} \\\\" for row in rows]
     if sheet.foot:
-        foot = " & ".join(c.entry(sheet.foot[i]) for c, i in zip(columns, indices, strict=True))
+        # its name is longer than those above and takes the next column too, which is empty
+        first = rf"\multicolumn{{2}}{{@{{}}p{{0.16\linewidth}}}}{{\raggedright {latex_text(sheet.foot[0].text)}}}"
+        foot = " & ".join([first, *(c.entry(sheet.foot[i]) for c, i in zip(columns[2:], indices[2:], strict=True))])
         lines += ["    \\midrule", f"    {foot} \\\\"]
     notes = r"\quad ".join(rf"\textsuperscript{{{letter}}}~{latex_text(text)}" for letter, text in sheet.notes.items())
     return LATEX_TABLE.format(
@@ -404,7 +406,7 @@ class _LatexColumn:
     def kind(self) -> str:
         """The column's type in the tabular's head."""
         if self.wide:
-            return rf">{{\raggedright\arraybackslash}}p{{{0.36 if self.first else 0.24}\linewidth}}"
+            return rf">{{\raggedright\arraybackslash}}p{{{0.36 if self.first else 0.16}\linewidth}}"
         if not self.aligned:
             return "r" if self.number else "l"
         form = f"S[table-format={'-' * self.negative}{self.whole}.{self.places}]"

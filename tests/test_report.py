@@ -94,8 +94,8 @@ def test_floors_stand_under_their_own_metric(store):
     add(store, [1.0, 2.0])
     footer = re.search(r"<tfoot>.*</tfoot>", render(store, "html"), re.S)[0]
     assert re.findall(r'number[^"]*">([\d.]+)<', footer) == ["0.100", "0.200", "0.300", "0.400", "0.500"]
-    (printed,) = [line for line in render(store, "latex").splitlines() if line.strip().startswith("real images")]
-    assert re.findall(r"0\.\d+", printed) == ["0.100", "0.200", "0.500"]
+    (printed,) = [line for line in render(store, "latex").splitlines() if "real images" in line and "&" in line]
+    assert re.findall(r"& (0\.\d+)", printed) == ["0.100", "0.200"]  # a page has no room for the others
 
 
 def test_training_seeds_are_one_row_with_both_spreads(store):
