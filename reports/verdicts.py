@@ -283,9 +283,7 @@ class _Tested:
     alternatives: tuple[tuple[_Pair, ...], ...]
     notes: tuple[str, ...]
     ruling: Ruling | None
-    """The verdict that needs no test."""
-    hindered: bool
-    """Whether no further seeds can decide it: some failed, or cells are not comparable."""
+    """The verdict that needs no test, and that no further seeds can change."""
 
     @property
     def pairs(self) -> dict[str, _Pair]:
@@ -318,7 +316,7 @@ class _Tested:
     def seeds(self, alpha: float, alpha_against: float) -> int | None:
         """Return how many training seeds decide at these levels if the truth is as estimated, None if none can."""
         pairs = list(self.pairs.values())
-        if self.hindered or any(pair.found is None and pair.n > 1 for pair in pairs):
+        if self.ruling or any(pair.found is None and pair.n > 1 for pair in pairs):
             return None
         if any(pair.found is None for pair in pairs):
             return MIN_SEEDS
@@ -342,10 +340,16 @@ def _tested(table: Table, claim: Claim, evidence: Mapping[str, Evidence]) -> _Te
     absent = {ref: evidence[cell.id] for ref, cell in cells.items() if not evidence[cell.id].quoted}
     if len(absent) < len(cells) or any(found.missing != "not run" for found in absent.values()):
         notes += [f"{ref}: {found.missing}" for ref, found in absent.items()]
+    compared = {(a.id, b.id): (a, b) for pairs in alternatives for a, b in pairs}.values()
     unlike = [
         f"{left.ref} and {right.ref} were not made with the same data, teacher and code of a plugin"
-        for left, right in {(a.id, b.id): (a, b) for pairs in alternatives for a, b in pairs}.values()
+        for left, right in compared
         if not evidence[left.id].comparable(evidence[right.id])
+    ]
+    unlike += [
+        f"{left.ref} and {right.ref} both train nothing, so that there is nothing to repeat"
+        for left, right in compared
+        if not evidence[left.id].trained and not evidence[right.id].trained
     ]
     failed = any(evidence[cell.id].failed for cell in cells.values())
     ruling: Ruling | None = None
@@ -354,7 +358,7 @@ def _tested(table: Table, claim: Claim, evidence: Mapping[str, Evidence]) -> _Te
     elif failed or unlike:
         ruling = "inconclusive"
     pairs = tuple(tuple(_pair(comparison, evidence) for comparison in part) for part in alternatives)
-    return _Tested(table, claim, pairs, (*unlike, *notes), ruling, failed or bool(unlike))
+    return _Tested(table, claim, pairs, (*unlike, *notes), ruling)
 
 
 def _judge_claims(tables: Mapping[str, Table], evidence: Mapping[str, Evidence]) -> dict[str, Verdict]:

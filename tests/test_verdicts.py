@@ -170,6 +170,19 @@ def test_a_score_that_no_training_seed_made_stands_against_all_of_them(real):
     assert found.estimate == pytest.approx(math.exp(-0.5) * 1.001, rel=1e-3)
 
 
+def test_two_samplers_that_train_nothing_leave_nothing_to_repeat(real):
+    claim = DIGITS["digits"].claims[0].model_copy(update={"left": ("ddim/2",), "right": ("ddim/1",)})
+    table = DIGITS["digits"].model_copy(update={"claims": (claim,)})
+    records = [
+        real.model_copy(update={"config": DIGITS["digits"].cells[ref].config, "identity": ref,
+                                "metrics": {"fd_pixel": Metric.of([score] * 3)}})
+        for ref, score in (("ddim/2", 1.0), ("ddim/1", 2.0))
+    ]  # fmt: skip
+    (found,) = [v for v in verdicts(records, {"digits": table}) if v.kind == "claim"]
+    assert (found.verdict, found.p, found.further_seeds) == ("inconclusive", None, None)
+    assert "nothing to repeat" in found.notes[0]
+
+
 def test_seeds_that_failed_leave_a_claim_open(real):
     left, right = (DIGITS["digits"].cells[ref] for ref in ("tract/1", "btd/1"))
     records = [record(real, left, seed, 1.0 + seed / 100) for seed in range(6)]
