@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +40,15 @@ def store_or_note(runs: Path) -> Store:
     if not store.exists:
         print(f"no results in {runs} yet: everything is shown as not run", file=sys.stderr)
     return store
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show on a terminal that something is being done whose length is not known."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
 
 
 def parse_settings(pairs: list[str]) -> dict[str, object]:

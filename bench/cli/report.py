@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note
+from tractbench.cli.options import Json, Runs, Tables, store_or_note, working
 from tractbench.errors import ConfigError, choose
 
 FORMATS = ("html", "latex", "markdown", "csv")
@@ -49,6 +49,28 @@ def report(
       tractbench report --all --format latex --out paper/tables
       tractbench report --format csv > runs.csv
     """
+    output = choose(output, "format", FORMATS)
+    if table and every:
+        raise ConfigError(f"--table {table} and --all: one table or all of them; leave one of the two out")
+    with working("gathering runs and drawing figures"):
+        written = _write(output, table, every, tier, dataset, out, tables, runs)
+    if isinstance(written, Path):
+        print(f"wrote {written}", file=sys.stderr)
+    else:
+        print(written, end="")
+
+
+def _write(
+    output: str,
+    table: str | None,
+    every: bool,
+    tier: str | None,
+    dataset: str | None,
+    out: Path | None,
+    tables: Path | None,
+    runs: Path,
+) -> Path | str:
+    """Make a report; return the file it went to, or the text that is for standard output."""
     from tractbench.files import write_atomic
     from tractbench.paper import load_tables
     from tractbench.reports import render
@@ -56,9 +78,6 @@ def report(
     from tractbench.results.provenance import command_line
     from tractbench.results.store import Store
 
-    output = choose(output, "format", FORMATS)
-    if table and every:
-        raise ConfigError(f"--table {table} and --all: one table or all of them; leave one of the two out")
     selection = Selection(table, every, tier, dataset)
     store = store_or_note(runs) if selection.names_tables else Store(runs)
     document = compose(store, load_tables(tables), selection)
@@ -66,19 +85,17 @@ def report(
     path = out or DEFAULT_PATHS.get(output)
     if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
         render.write_latex(document, path, command_line())
-        path = path / "report.tex"
+        return path / "report.tex"
+    if output == "html":
+        text = render.render_html(document, command_line())
+    elif output == "latex":
+        text = render.latex_tables(document.every_sheet, command_line())
     else:
-        if output == "html":
-            text = render.render_html(document, command_line())
-        elif output == "latex":
-            text = render.latex_tables(document.every_sheet, command_line())
-        else:
-            text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
-        if path is None or str(path) == "-":
-            print(text, end="")
-            return
-        write_atomic(path, text)
-    print(f"wrote {path}", file=sys.stderr)
+        text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
+    if path is None or str(path) == "-":
+        return text
+    write_atomic(path, text)
+    return path
 
 
 def list_(
