@@ -62,17 +62,20 @@ class Chapter:
     samples: Mapping[int, Sequence[Sample]] = field(default_factory=dict)
 
 
-def chapter(table: Table, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]) -> Chapter:
+def chapter(
+    table: Table, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict], complete: bool = True
+) -> Chapter:
     """Lay out a table.
 
     Args:
         table: the table.
         evidence: by cell id.
         verdicts: by cell or claim id.
+        complete: show ablations of which there is nothing to compare yet, too.
     """
     writer = _Writer(table, evidence, verdicts)
     order: list[Sheet | Chart] = [*writer.main(), *writer.claims(), *writer.against_nfe()]
-    for axis in table.axes:
+    for axis in table.axes if complete else filter(writer.comparable, table.axes):
         order += [writer.axis_sheet(axis), *writer.axis_chart(axis)]
     order += writer.errors_by_phase()
     return Chapter(slug(f"table-{table.name}"), table.title, writer.intro(), tuple(order), writer.samples())
@@ -109,6 +112,11 @@ class _Writer:
         """Return the table itself, unless all of its rows are ablations."""
         cells = [cell for cell in self.table.cells.values() if not cell.row.ablation]
         return [self._sheet("cells", self.table.title, cells)] if cells else []
+
+    def comparable(self, axis: Axis) -> bool:
+        """Whether an ablation has two places with a figure, published or our own."""
+        cells = [self.table.cells[point.cell] for point in axis.points]
+        return sum(bool(cell.published or self.evidence[cell.id].quoted) for cell in cells) > 1
 
     def axis_sheet(self, axis: Axis) -> Sheet:
         cells = [self.table.cells[point.cell] for point in axis.points]

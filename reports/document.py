@@ -151,7 +151,7 @@ def compose(store: Store, tables: Mapping[str, Table], selection: Selection) -> 
         tables=chosen,
         evidence=evidence,
         verdicts=found,
-        chapters=tuple(chapter(table, evidence, found) for table in chosen.values()),
+        chapters=tuple(chapter(table, evidence, found, selection.names_tables) for table in chosen.values()),
         sheets=() if selection.names_tables else tuple(overview(shown, {r.identity for r in shown[-RUNS_SHOWN:]})),
     )
 

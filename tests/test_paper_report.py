@@ -189,6 +189,17 @@ def test_one_place_makes_no_figure(tmp_path):
     assert shown == ["digits-errors"]
 
 
+def test_an_ablation_with_nothing_to_compare_is_shown_where_it_is_asked_for(tmp_path):
+    store = Store(tmp_path / "runs", create=True)
+    fill(store, TABLES["digits"], {"tract/1": [[2.0] * 3], "mu-s-0/1": [[2.1] * 3]})
+
+    def ablations(found):
+        return [part.title for part in found.chapters[0].order if "axis" in part.id]
+
+    assert ablations(document(store)) == ["Self-teacher momentum"]
+    assert ablations(document(store, table="digits")) == [axis.title for axis in TABLES["digits"].axes]
+
+
 def test_failed_runs_are_not_called_not_run(tractbench, tmp_path):
     store, cell = Store(tmp_path / "runs", create=True), TABLES["digits"].cells["tract/1"]
     for seed in (0, 1):
