@@ -302,8 +302,11 @@ class Table(_Data):
             value = (config.model_dump() | config.options).get(axis.x)
             if axis.x == "schedule":
                 value = ",".join(map(str, config.schedule))
-            wrong = isinstance(point.x, str) and isinstance(value, str) and point.x.casefold() != value.casefold()
-            if wrong or (isinstance(point.x, float) and isinstance(value, int | float) and point.x != value):
+            if isinstance(value, str):
+                right = str(point.x).casefold() == value.casefold()
+            else:
+                right = value is None or point.x == value  # None: no setting, or one that has no value
+            if not right:
                 raise ValueError(f"axis '{axis.id}': x {point.x} is not the {axis.x} of '{point.cell}', {value}")
 
     def _check_figures(self) -> None:

@@ -389,8 +389,9 @@ def _plan(verdicts: Iterable[Verdict]) -> str:
     if not any(verdict.verdict == "inconclusive" for verdict in verdicts):
         return ""
     return (
-        f"In brackets: so many more training seeds would decide with a chance of {POWER:.0%}, if the truth is as "
-        f"estimated; without a number, none up to {MAX_SEEDS:,} would."
+        "In brackets: so many more training seeds would complete the least number, or decide with a chance of "
+        f"{POWER:.0%} if the truth is as estimated; without a number, none up to {MAX_SEEDS:,} would, or footnotes say "
+        "what hinders."
     )
 
 

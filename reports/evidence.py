@@ -24,7 +24,7 @@ class Evidence:
         records: the runs that count.
         left_out: runs that the cell asks for and that do not count, and why.
         remarks: what is unusual about those that count.
-        budgets: budgets of runs that differ from the cell in nothing else, and that no other cell of its table has.
+        budgets: budgets of runs that differ from the cell in nothing else, and that no cell asks for.
         failed: training seeds of which there are only failed runs.
     """
 
@@ -98,19 +98,15 @@ def gather(records: Sequence[Record], tables: Mapping[str, Table]) -> dict[str, 
     alike: dict[str, list[Record]] = {}
     for record in records:
         alike.setdefault(_likeness(record.config), []).append(record)
-    found = {}
-    for table in tables.values():
-        likeness = {cell.id: _likeness(cell.config) for cell in table.cells.values()}
-        budgets: dict[str, set[int]] = {}
-        for cell in table.cells.values():
-            budgets.setdefault(likeness[cell.id], set()).add(cell.config.budget)
-        for cell in table.cells.values():
-            found[cell.id] = _evidence(cell, alike.get(likeness[cell.id], []), budgets[likeness[cell.id]])
-    return found
+    cells = [(cell, _likeness(cell.config)) for table in tables.values() for cell in table.cells.values()]
+    budgets: dict[str, set[int]] = {}
+    for cell, likeness in cells:
+        budgets.setdefault(likeness, set()).add(cell.config.budget)
+    return {cell.id: _evidence(cell, alike.get(likeness, []), budgets[likeness]) for cell, likeness in cells}
 
 
 def _evidence(cell: Cell, alike: Sequence[Record], budgets: Set[int]) -> Evidence:
-    """Sort runs that differ in seeds and budget at most; ``budgets`` are those that the cell's table asks for."""
+    """Sort runs that differ in seeds and budget at most; ``budgets`` are those that cells ask for."""
     wanted, protocol = cell.config, load_protocol(cell.protocol)
     fixed = protocol.reported != "mean"  # a minimum or a single score is one of certain sampling seeds
     usable = [r for r in alike if not fixed or r.config.sampling_seeds == wanted.sampling_seeds]
@@ -118,10 +114,14 @@ def _evidence(cell: Cell, alike: Sequence[Record], budgets: Set[int]) -> Evidenc
     counting = [record for record in asked if _objection(record, cell.metric) is None]
     made = _made_with(counting[-1]) if counting else ""
     scores: dict[int, dict[int, float]] = {}
+    students: dict[int, str | None] = {}
     used: list[Record] = []
     for record in reversed(counting):
+        if _made_with(record) != made:
+            continue
+        student = students.setdefault(record.config.seed, record.hashes.get("student"))
         of_seed = scores.get(record.config.seed, {})
-        if _made_with(record) == made and not set(record.config.sampling_seeds) <= of_seed.keys():
+        if record.hashes.get("student") == student and not set(record.config.sampling_seeds) <= of_seed.keys():
             pairs = zip(record.config.sampling_seeds, record.metrics[cell.metric].per_seed, strict=True)
             scores[record.config.seed] = dict(pairs) | of_seed
             used.insert(0, record)

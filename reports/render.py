@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten, wrap
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -41,16 +42,32 @@ def escape_latex(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _encoder() -> Any:
-    from pylatexenc.latexencode import RULE_DICT, UnicodeToLatexConversionRule, UnicodeToLatexEncoder
+    from pylatexenc.latexencode import (
+        RULE_CALLABLE,
+        RULE_DICT,
+        UnicodeToLatexConversionRule,
+        UnicodeToLatexEncoder,
+    )
 
     own = UnicodeToLatexConversionRule(RULE_DICT, {ord(character): command for character, command in LATEX.items()})
-    unknown = dict.fromkeys([*range(32), 127], "?")
-    rules = [own, UnicodeToLatexConversionRule(RULE_DICT, unknown), "defaults"]
+    others = UnicodeToLatexConversionRule(RULE_CALLABLE, lambda text, at: None if _in_latex(text[at]) else (1, "?"))
     return UnicodeToLatexEncoder(
-        conversion_rules=rules,
+        conversion_rules=[own, others, "defaults"],
         unknown_char_policy=lambda character: "?",
         unknown_char_warning=False,
     )
+
+
+def _in_latex(character: str) -> bool:
+    """Whether LaTeX with the packages above has a command for a character: Latin, Greek, punctuation, mathematics."""
+    ranges = ((0x20, 0x7E), (0xA0, 0x17F), (0x370, 0x3FF), (0x2010, 0x22FF))
+    return any(low <= ord(character) <= high for low, high in ranges) and character not in WITHOUT_COMMAND
+
+
+WITHOUT_COMMAND = frozenset(
+    "ŉΐϒ\N{NON-BREAKING HYPHEN}ℋℐℒℛℬℰℱℳ⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↜↝⇅⇵∟∬∭∯∰∱∻\N{INVERTED LAZY S}≆≋≌≙≛≸≹⊧⊨⊫⊶⊷⊹⊾⋘⋙⋨⋰"
+)
+"""Characters for which pylatexenc names commands of packages that are not loaded."""
 
 
 def latex_text(text: str) -> str:
@@ -224,7 +241,7 @@ def render_csv(document: Document) -> str:
 
 NUMBER = re.compile(r"(-?\d+)(?:\.(\d+))?((?: [±/\[(]| /).*)?")
 
-LONG_WORD = 24
+LONG_WORD = 14
 """Characters from which on a word may be broken in print."""
 
 LONG_TITLE = 10
@@ -233,11 +250,20 @@ LONG_TITLE = 10
 PACKAGES = ("booktabs", "siunitx", "graphicx", "array", "amssymb")
 """What the tables and figures need of LaTeX."""
 
-LATEX_ROWS = 40
-"""Rows that fit on a printed page with caption and footnotes."""
+LATEX_LINES = 44
+"""Lines of a table that fit on a printed page with caption and footnotes."""
 
 WIDE = 8
 """Columns from which on a table takes both columns of a two-column page."""
+
+FIRST_SHARE, SHARE = 0.36, 0.16
+"""Width of a first and of any other column of sentences, as a part of the line."""
+
+LINE = 110
+"""Characters of a table's type that fit on a line."""
+
+LONG_TEXT = 120
+"""Characters after which a sentence in a table is cut in print."""
 
 
 def latex_tables(sheets: Sequence[Sheet], command: str) -> str:
@@ -325,17 +351,37 @@ def _latex_grids(chapter: Chapter, nfe: int, files: Sequence[tuple[str, Path]], 
 
 def _split(sheet: Sheet) -> list[Sheet]:
     """Return a table in pieces that fit on a page; what belongs to all of it stands with the last."""
-    starts = range(0, len(sheet.rows), LATEX_ROWS)
-    pieces = []
-    for start in starts:
-        rows, last = sheet.rows[start : start + LATEX_ROWS], start == starts[-1]
-        piece = replace(sheet, rows=rows, foot=sheet.foot if last else (), notes=sheet.notes if last else {})
-        if start:
-            piece = replace(
-                piece, id=f"{sheet.id}-{start // LATEX_ROWS + 1}", title=f"{sheet.title}, continued", caption=""
-            )
-        pieces.append(piece)
-    return pieces
+    pieces: list[list[tuple[Entry, ...]]] = [[]]
+    lines = 0
+    for row in sheet.rows:
+        height = max(_height(sheet, index, entry) for index, entry in enumerate(row))
+        if pieces[-1] and lines + height > LATEX_LINES:
+            pieces.append([])
+            lines = 0
+        pieces[-1].append(row)
+        lines += height
+    result = []
+    for number, rows in enumerate(pieces, 1):
+        last = number == len(pieces)
+        piece = replace(sheet, rows=tuple(rows), foot=sheet.foot if last else (), notes=sheet.notes if last else {})
+        if number > 1:
+            piece = replace(piece, id=f"{sheet.id}-{number}", title=f"{sheet.title}, continued", caption="")
+        result.append(piece)
+    return result
+
+
+def _height(sheet: Sheet, index: int, entry: Entry) -> int:
+    """Return about how many lines an entry takes in print."""
+    column = sheet.columns[index]
+    if not (column.wide and column.printed):
+        return 1
+    width = int(LINE * (SHARE if index else FIRST_SHARE))
+    return len(wrap(_cut(entry.text), width, break_on_hyphens=False)) or 1
+
+
+def _cut(text: str) -> str:
+    """Return a sentence as long as print has room for."""
+    return text if len(text) <= LONG_TEXT else shorten(text, LONG_TEXT, placeholder=" ...")
 
 
 def _latex_table(sheet: Sheet) -> str:
@@ -353,7 +399,7 @@ def _latex_table(sheet: Sheet) -> str:
         lines += ["    \\midrule", f"    {foot} \\\\"]
     notes = r"\quad ".join(rf"\textsuperscript{{{letter}}}~{latex_text(text)}" for letter, text in sheet.notes.items())
     return LATEX_TABLE.format(
-        environment="table*" if len(columns) >= WIDE else "table",
+        environment="table*" if len(columns) >= WIDE or any(column.wide for column in columns) else "table",
         caption=latex_text(f"{sheet.title}. {sheet.legend}"),
         id=sheet.id,
         kinds="".join(c.kind for c in columns),
@@ -406,7 +452,7 @@ class _LatexColumn:
     def kind(self) -> str:
         """The column's type in the tabular's head."""
         if self.wide:
-            return rf">{{\raggedright\arraybackslash}}p{{{0.36 if self.first else 0.16}\linewidth}}"
+            return rf">{{\raggedright\arraybackslash}}p{{{FIRST_SHARE if self.first else SHARE}\linewidth}}"
         if not self.aligned:
             return "r" if self.number else "l"
         form = f"S[table-format={'-' * self.negative}{self.whole}.{self.places}]"
@@ -444,7 +490,7 @@ class _LatexColumn:
             rest = latex_text((match[3] or "").strip()).replace("$ ", r"$\,", 1)
             rest = re.sub(r"-(?=\d)", "$-$", rest)
             return f"{bold}{number} & {bold if rest else ''}{rest}{marks}" if self.behind else f"{bold}{number}"
-        text = bold + latex_text(entry.text)
+        text = bold + latex_text(_cut(entry.text) if self.wide else entry.text)
         if self.behind:
             return rf"\multicolumn{{2}}{{c}}{{{text}{marks}}}"
         return f"{{{text}{marks}}}" if self.aligned else text + marks

@@ -173,7 +173,7 @@ def _judge_cell(table: Table, cell: Cell, published: Published, evidence: Eviden
     )
     mean = evidence.mean
     if mean is None:
-        ruling: Ruling = "budget differs" if evidence.budgets else "not run"
+        ruling: Ruling = "inconclusive" if evidence.failed else "budget differs" if evidence.budgets else "not run"
         return verdict.model_copy(update={"verdict": ruling, "notes": (evidence.missing, *evidence.notes)})
     own, found = difference(values), difference(values, published.value, cell.error)
     p_values = equivalent(found, margin)
@@ -328,7 +328,8 @@ class _Tested:
         parts = len(self.alternatives[0])
         one, each = alpha / len(self.alternatives), POWER ** (1 / parts)  # all parts of one alternative at once
         holds = min(max(pair.seeds(-1, one, each) for pair in pairs) for pairs in self.alternatives)
-        fails = max(min(pair.seeds(1, alpha_against / parts, POWER) for pair in pairs) for pairs in self.alternatives)
+        some = POWER ** (1 / len(self.alternatives))  # one part of each alternative
+        fails = max(min(pair.seeds(1, alpha_against / parts, some) for pair in pairs) for pairs in self.alternatives)
         soonest = min(holds, fails)
         return None if math.isinf(soonest) else max(MIN_SEEDS, int(soonest))
 
@@ -353,10 +354,10 @@ def _tested(table: Table, claim: Claim, evidence: Mapping[str, Evidence]) -> _Te
     ]
     failed = any(evidence[cell.id].failed for cell in cells.values())
     ruling: Ruling | None = None
-    if absent:
-        ruling = "budget differs" if all(found.budgets for found in absent.values()) else "not run"
-    elif failed or unlike:
+    if failed or (unlike and not absent):
         ruling = "inconclusive"
+    elif absent:
+        ruling = "budget differs" if all(found.budgets for found in absent.values()) else "not run"
     pairs = tuple(tuple(_pair(comparison, evidence) for comparison in part) for part in alternatives)
     return _Tested(table, claim, pairs, (*unlike, *notes), ruling)
 

@@ -207,7 +207,9 @@ def test_failed_runs_are_not_called_not_run(tractbench, tmp_path):
     row = next(r for r in rows(sheet(document(store), "digits-cells")) if r["Method"].text == "TRACT-512K")
     assert row["FD, pixels, ours"].text == "failed (2 seeds)"
     assert "failed (2 seeds)" in tractbench("explain", cell.id, "--runs", store.root).out
-    assert "tract/1: failed (2 seeds)" in tractbench("verify", "--tier", "small", "--runs", store.root).out
+    judged = tractbench("verify", "--tier", "small", "--runs", store.root).out
+    assert "inconclusive   digits/tract-beats-btd-1step" in judged
+    assert "tract/1: failed (2 seeds)" in judged
 
 
 def test_lines_of_an_ablation_are_kept_apart(tmp_path):

@@ -9,7 +9,7 @@ from test_paper_report import HOSTILE, SCORES, TABLES, hostile_tables
 
 from tractbench.config import resolve
 from tractbench.reports.document import Selection, compose
-from tractbench.reports.render import LATEX, escape_latex, latex_tables, render_html, write_latex
+from tractbench.reports.render import LATEX, PACKAGES, escape_latex, latex_tables, render_html, write_latex
 from tractbench.results.store import Store
 
 
@@ -208,7 +208,9 @@ def test_fragments_compile_in_a_paper_of_two_columns(store, tmp_path):
         text = [r"\documentclass[twocolumn]{article}", *needed, r"\newcommand{\tractbenchdir}{tables/}"]
         text += [r"\begin{document}", *(rf"\input{{{one}}}" for one in inputs), r"\end{document}"]
         (tmp_path / f"{name}.tex").write_text("\n".join(text))
-        assert not re.findall(r"Overfull|Missing character.*|undefined", compiled(tmp_path, f"{name}.tex"))
+        log = compiled(tmp_path, f"{name}.tex")
+        assert not re.findall(r"Overfull|Missing character.*|undefined", log)
+        assert min(scales(log).values()) > 0.55  # of a page that is narrower than A4's
 
 
 def test_a_table_longer_than_a_page_goes_on_on_the_next(tmp_path):
@@ -217,6 +219,15 @@ def test_a_table_longer_than_a_page_goes_on_on_the_next(tmp_path):
     for number in range(90):
         config = resolve({**cell.settings, "mu_s": number / 100})[0]
         store.append(record(cell, number, 0, [2.0, 2.1, 2.2], config=config))
+    reason = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which " + "x" * 99
+    )
+    for number in range(12):
+        config = resolve(
+            {**cell.settings, "mu_i": 0.98 + number / 1000, "lr": 1e-3, "batch": 64, "ema_reset": "phase"}
+        )[0]
+        changes = {"status": "failed", "reason": reason, "metrics": {}} if number % 2 else {}
+        store.append(record(cell, 100 + number, 0, [2.0, 2.1, 2.2], config=config, **changes))
     write_latex(compose(store, TABLES, Selection()), tmp_path / "out", "tractbench report")
     printed = (tmp_path / "out" / "runs.tex").read_text()
     assert [printed.count(f"mu\\_s={number / 100} ") for number in range(90)].count(1) >= 89  # one is the default
@@ -231,15 +242,16 @@ def test_hostile_words_compile_and_do_nothing(store, tmp_path):
     assert "Overfull" not in log
 
 
-def test_every_character_that_latex_knows_of_compiles(tmp_path):
-    words = [f"{escape_latex(character)} x{escape_latex(character)}y" for character in LATEX]
-    words += [
-        escape_latex("".join(map(chr, range(32, 127)))),
-        escape_latex("naïve Müller, σ² and “1\N{EN DASH}2” \N{SNOWMAN}"),
-    ]
-    assert words[-1].count("?") == 1  # the snowman
-    text = "\n\n".join(words)
+def test_every_character_compiles_or_is_a_question_mark(tmp_path):
+    words = [f"x{escape_latex(character)}y {escape_latex(character)}" for character in LATEX]
+    shown = [cp for cp in range(32, 0x2800) if escape_latex(chr(cp)) != "?"]
+    words += [f"x{escape_latex(chr(cp))}y" for cp in shown]
+    words.append(escape_latex("naïve Müller, σ² and “1\N{EN DASH}2” \N{SNOWMAN} Иван"))
+    assert words[-1].count("?") == 5  # the snowman and four Cyrillic letters
+    assert len(shown) > 500
+    packages = "".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
     (tmp_path / "report.tex").write_text(
-        "\\documentclass{article}\\usepackage{amssymb}\\begin{document}\n" + text + "\n\\end{document}\n"
+        rf"\documentclass{{article}}\usepackage[T1]{{fontenc}}\usepackage{{lmodern}}{packages}\begin{{document}}"
+        "\n" + "\n\n".join(words) + "\n\\end{document}\n"
     )
     assert "Missing character" not in compiled(tmp_path)

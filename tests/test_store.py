@@ -36,6 +36,13 @@ def test_records_come_back_as_they_went_in(store):
     assert Store(store.root).records() == written
 
 
+def test_any_character_in_a_reason_is_read_back(store):
+    reason = "ends of lines: \u2028 \u2029 \x85 \x0b \r\n"
+    store.append(record("a" * 64, "failed", reason=reason))
+    store.append(record("c" * 64))
+    assert [one.reason for one in store.records()] == [reason, None]
+
+
 def test_metric_summary_is_the_sample_standard_deviation():
     metric = Metric.of([1.0, 2.0, 4.0])
     assert metric.mean == pytest.approx(7 / 3)

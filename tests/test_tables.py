@@ -126,6 +126,7 @@ def test_every_cell_is_a_run(name):
         (('budget = "96M" }', 'budget = "96M", protocol = "edm" }'), "protocol is one for all cells"),
         (('budget = "96M" }', 'budget = "96M", samples = 500 }'), "it belongs into the file's [settings]"),
         (("x = 268435456", "x = 268435455.0"), "axis 'budget': x 268435455.0 is not the budget"),
+        (("x = 268435456", 'x = "256M"'), "axis 'budget': x 256M is not the budget"),
         (('left = "tract-96m/1"', 'left = "btd-96m/1"'), "compares 'btd-96m/1' with itself"),
     ],
 )

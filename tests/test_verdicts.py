@@ -146,6 +146,24 @@ def test_a_plan_for_a_claim_of_several_comparisons_decides_as_often_as_it_promis
     assert 0.7 <= decided <= 0.97  # a true 80% of 200 falls below 70% once in 2,000
 
 
+def test_a_plan_against_a_claim_of_several_alternatives_decides_as_often_as_it_promises():
+    random, effect, std = np.random.default_rng(9), 0.12, 0.15
+    inner = ("mu-i-0.99/1", "mu-i-0.995/1")
+
+    def scores(n, exact=False):
+        logs = random.normal(0, std, (2, n))
+        if exact:
+            logs = (logs - logs.mean(1, keepdims=True)) / logs.std(1, ddof=1, keepdims=True) * std
+        found = {ref: np.exp(effect + row) for ref, row in zip(inner, logs, strict=True)}
+        return {"mu-i-0.9/1": np.ones(n), "mu-i-0.999/1": np.full(n, 2.0)} | found  # the best is the first end
+
+    planned = claim_on(scores(6, exact=True), "inference-ema-has-an-optimum")
+    assert planned.verdict == "inconclusive"
+    n, draws = 6 + planned.further_seeds, 200
+    decided = [claim_on(scores(n), "inference-ema-has-an-optimum").verdict for _ in range(draws)]
+    assert 0.7 <= decided.count("contradicted") / draws <= 0.97
+
+
 def test_a_plan_faces_the_level_that_is_left_after_holms_correction():
     logs = np.array([-0.3, -0.05, -0.15, -0.02, -0.25])
     scores = {"digits/tract/1": np.exp(logs), "digits/btd/1": np.ones(5)}
@@ -323,6 +341,9 @@ def test_a_budget_of_another_row_is_no_reason(real):
     found = {v.id: v for v in verdicts(long, DIGITS)}
     assert found["digits/longer-training-helps"].verdict == "not run"
     assert "tract-64k/1: not run" in found["digits/longer-training-helps"].notes
+    ablation = TABLES["cifar10-ablations"].cells["mu-i-0.99999/1"]  # what TRACT-256M has, at 96M
+    other = real.model_copy(update={"config": ablation.config, "metrics": {"fid": Metric.of([5.0] * 5)}})
+    assert {v.id: v.verdict for v in verdicts([other], TABLES)}["cifar10/tract-256m/1"] == "not run"
 
 
 def test_a_run_made_again_counts_once(real):
@@ -332,6 +353,15 @@ def test_a_run_made_again_counts_once(real):
     found = gather(records, DIGITS)[cell.id]
     assert found.quoted[0] == pytest.approx(3.003)
     assert [r.config.chunk for r in found.records] == [250]
+    assert found.left_out == ("training seed 0: made again later",)
+
+
+def test_scores_of_two_students_are_never_put_together(real):
+    cell = DIGITS["digits"].cells["tract/1"]
+    fewer = cell.config.model_copy(update={"sampling_seeds": (0, 1)})
+    again = {"hashes": real.hashes | {"student": "trained elsewhere"}, "metrics": {"fd_pixel": Metric.of([2.0, 2.0])}}
+    found = gather([record(real, cell, 0, 9.0), record(real, cell, 0, 2.0, config=fewer, **again)], DIGITS)[cell.id]
+    assert found.scores == {0: {0: 2.0, 1: 2.0}}
     assert found.left_out == ("training seed 0: made again later",)
 
 

@@ -123,7 +123,7 @@ class Store:
         table = self.root / TABLE
         if not table.exists():
             return []
-        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = table.read_text(encoding="utf-8", errors="replace").split("\n")  # splitlines() knows more ends
         collecting = gc.isenabled()
         gc.disable()  # records form no cycles, and looking for some takes longer than reading them
         try:
