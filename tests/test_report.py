@@ -10,7 +10,8 @@ import pytest
 from tractbench.config import resolve
 from tractbench.paper import load_tables
 from tractbench.reports.document import Selection, compose
-from tractbench.reports.render import escape_latex, latex_tables, render_csv, render_html, render_markdown
+from tractbench.reports.latex import escape_latex, latex_tables
+from tractbench.reports.render import render_csv, render_html, render_markdown
 from tractbench.reports.sheet import with_spread
 from tractbench.results.record import DistillationError, Metric, Record
 from tractbench.results.store import Store

@@ -73,7 +73,7 @@ def _write(
     """Make a report; return the file it went to, or the text that is for standard output."""
     from tractbench.files import write_atomic
     from tractbench.paper import load_tables
-    from tractbench.reports import render
+    from tractbench.reports import latex, render
     from tractbench.reports.document import Selection, compose
     from tractbench.results.provenance import command_line
     from tractbench.results.store import Store
@@ -84,12 +84,12 @@ def _write(
     gc.freeze()  # what was read stays to the end of the process: no use in looking through it for garbage
     path = out or DEFAULT_PATHS.get(output)
     if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
-        render.write_latex(document, path, command_line())
+        latex.write_latex(document, path, command_line())
         return path / "report.tex"
     if output == "html":
         text = render.render_html(document, command_line())
     elif output == "latex":
-        text = render.latex_tables(document.every_sheet, command_line())
+        text = latex.latex_tables(document.every_sheet, command_line())
     else:
         text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
     if path is None or str(path) == "-":
