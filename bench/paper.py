@@ -288,7 +288,7 @@ class Table(_Data):
             for key in settings:
                 if key in barred:
                     where = "the file's [settings]" if key in SAMPLING else "the head of the file"
-                    raise ValueError(f"{place}: {key} is one for all cells; it belongs into {where}")
+                    raise ValueError(f"{place}: {key} is one for all cells; it belongs in {where}")
         for cell in self.cells.values():
             known = load_protocol(cell.protocol).metrics
             if self.metric not in known:

@@ -148,12 +148,10 @@ def _listed(seeds: Set[int]) -> str:
 
 
 def _remarks(scores: Mapping[int, Mapping[int, float]], asked: Sequence[int]) -> tuple[str, ...]:
-    """Say which training seeds were scored with other sampling seeds than the table asks for."""
-    others = sorted(seed for seed, by_seed in scores.items() if not set(asked) <= by_seed.keys())
-    if not others:
-        return ()
-    text = f"{len(others)} of {len(scores)} training seeds"
-    return (f"{text} scored with fewer sampling seeds than the {len(asked)} asked for",)
+    """Say how many training seeds lack some of the sampling seeds that the table asks for."""
+    fewer = sum(not set(asked) <= by_seed.keys() for by_seed in scores.values())
+    text = f"{fewer} of {len(scores)} training seeds scored with fewer sampling seeds than the {len(asked)} asked for"
+    return (text,) if fewer else ()
 
 
 def _likeness(config: RunConfig) -> str:

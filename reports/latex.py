@@ -225,7 +225,7 @@ def _latex_table(sheet: Sheet) -> str:
     lines = [f"    {row} \\\\" for row in rows]
     if sheet.foot:
         # its name is longer than those above and takes the next column too, which is empty
-        first = rf"\multicolumn{{2}}{{@{{}}p{{0.16\linewidth}}}}{{\raggedright {latex_text(sheet.foot[0].text)}}}"
+        first = rf"\multicolumn{{2}}{{@{{}}p{{{SHARE}\linewidth}}}}{{\raggedright {latex_text(sheet.foot[0].text)}}}"
         foot = " & ".join([first, *(c.entry(sheet.foot[i]) for c, i in zip(columns[2:], indices[2:], strict=True))])
         lines += ["    \\midrule", f"    {foot} \\\\"]
     notes = r"\quad ".join(rf"\textsuperscript{{{letter}}}~{latex_text(text)}" for letter, text in sheet.notes.items())

@@ -124,7 +124,7 @@ def test_every_cell_is_a_run(name):
         (('protocol = "tract"', 'protocol = "trakt"'), "did you mean 'tract'"),
         (('training_seeds = "0-4"', "training_seeds = [0, 0]"), "training seed '0' is there twice"),
         (('budget = "96M" }', 'budget = "96M", protocol = "edm" }'), "protocol is one for all cells"),
-        (('budget = "96M" }', 'budget = "96M", samples = 500 }'), "it belongs into the file's [settings]"),
+        (('budget = "96M" }', 'budget = "96M", samples = 500 }'), "it belongs in the file's [settings]"),
         (("x = 268435456", "x = 268435455.0"), "axis 'budget': x 268435455.0 is not the budget"),
         (("x = 268435456", 'x = "256M"'), "axis 'budget': x 256M is not the budget"),
         (('left = "tract-96m/1"', 'left = "btd-96m/1"'), "compares 'btd-96m/1' with itself"),
