@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 Component = TypeVar("Component")
 
-SHARED = frozenset({"base", "files", "gaussians", "imagenet_order", "prepared"})
+SHARED = frozenset({"base"})
 """Modules beside the components that are none themselves."""
 
 
 def _built_in(package: str) -> dict[str, str]:
     path = importlib.import_module(package).__path__
-    modules = (module.name for module in pkgutil.iter_modules(path) if module.name not in SHARED)
+    modules = (module.name for module in pkgutil.iter_modules(path) if module.name not in SHARED and not module.ispkg)
     return {name: f"{package}.{name}" for name in modules}
 
 

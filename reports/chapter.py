@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tractbench.config import format_budget
+from tractbench.claims.schema import Axis, Cell, Claim, Published, Table
+from tractbench.config.numbers import format_budget
 from tractbench.evaluation.protocols import load_protocol
-from tractbench.paper import Axis, Cell, Claim, Published, Table
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.figures import Chart, Mark, axis_text
 from tractbench.reports.overview import gloss

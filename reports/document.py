@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tractbench.claims.schema import Table, find_table
 from tractbench.errors import ConfigError, StoreError, nearest_name
-from tractbench.paper import Table, find_table
 from tractbench.reports.chapter import Chapter, chapter
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.lineage import CellLineage, cell_lineage

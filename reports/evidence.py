@@ -7,9 +7,12 @@ import statistics
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from tractbench.config import RESULTS_VERSION, RunConfig, canonical, format_budget
+from tractbench.claims.schema import Cell, Table
+from tractbench.config.fields import RunConfig
+from tractbench.config.identity import RESULTS_VERSION
+from tractbench.config.numbers import format_budget
 from tractbench.evaluation.protocols import load_protocol
-from tractbench.paper import Cell, Table
+from tractbench.io.canonical import canonical
 from tractbench.results.record import Record
 from tractbench.results.statistics import Spread, spread, variance
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from tractbench.config import format_budget
+from tractbench.config.numbers import format_budget
 from tractbench.results.record import DistillationError
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#9A7B00", "#56A0D3", "#8A5FBF", "#777777")

@@ -12,9 +12,12 @@ from typing import Literal
 
 import pandas as pd
 
-from tractbench.config import RunConfig, canonical, format_budget, resolve
+from tractbench.claims.schema import Table
+from tractbench.config.fields import RunConfig
+from tractbench.config.numbers import format_budget
+from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, TractbenchError
-from tractbench.paper import Table
+from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.verdicts import Verdict
 from tractbench.results.record import Record

@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
 
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 from tractbench.reports.chapter import Chapter
 from tractbench.reports.document import Document
 from tractbench.reports.figures import Chart

@@ -10,9 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.config import RESULTS_VERSION, canonical, parse_integers, resolve
+from tractbench.claims.schema import Cell, Claim, Published, Table
+from tractbench.config.identity import RESULTS_VERSION
+from tractbench.config.numbers import parse_integers
+from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, nearest_name
-from tractbench.paper import Cell, Claim, Published, Table
+from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts import Verdict, judge
 from tractbench.results.record import Record

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tractbench.config import format_budget
+from tractbench.config.numbers import format_budget
 from tractbench.reports.chapter import Chapter, cell_anchor
 from tractbench.reports.document import Document
 from tractbench.reports.figures import error_figure, loss_figure, spreadsheet_safe

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.paper import Cell, Claim, Comparison, Published, Table
+from tractbench.claims.schema import Cell, Claim, Comparison, Published, Table
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.results.record import Record
 from tractbench.results.statistics import (

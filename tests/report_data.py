@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from tractbench.config import RESULTS_VERSION, resolve
+from tractbench.config.identity import RESULTS_VERSION
+from tractbench.config.resolve import resolve
 from tractbench.results.record import DistillationError, Metric, Record, Training
 
 ENVIRONMENT = {

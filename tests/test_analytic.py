@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import tractbench.training.distill as engine
-from tractbench.config import RunConfig
-from tractbench.datasets.gaussians import Mixture
+from tractbench.config.fields import RunConfig
+from tractbench.datasets.formats.mixture import Mixture
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import CountingDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP

@@ -7,12 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from tractbench.cards import SHIPPED, Card, FeatureCard, TeacherCard, load_network, read_card, to_toml, write_card
 from tractbench.datasets.digits import Digits
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.nets.build import build_network
 from tractbench.registry import dataset_names, load_dataset
 from tractbench.seeds import generator
+from tractbench.teachers.card import (
+    SHIPPED,
+    Card,
+    FeatureCard,
+    TeacherCard,
+    load_network,
+    read_card,
+    to_toml,
+    write_card,
+)
 from tractbench.teachers.load import load_teacher
 
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
@@ -118,7 +127,7 @@ def test_a_missing_file_is_seen(tmp_path):
 
 
 def test_a_damaged_shipped_file_asks_for_a_new_installation(tmp_path, monkeypatch):
-    monkeypatch.setattr("tractbench.cards.SHIPPED", tmp_path)
+    monkeypatch.setattr("tractbench.teachers.card.SHIPPED", tmp_path)
     card = written(tmp_path)
     (tmp_path / card.file).unlink()
     with pytest.raises(DamagedFileError, match="reinstall tractbench"):

@@ -13,20 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tractbench.config import (
-    SAMPLING_FIELDS,
-    RunConfig,
-    canonical,
-    format_budget,
-    identity,
-    parse_budget,
-    parse_integers,
-    read_config_file,
-    resolve,
-    student_id,
-)
+from tractbench.config.fields import SAMPLING_FIELDS, RunConfig
+from tractbench.config.identity import identity, student_id
+from tractbench.config.numbers import format_budget, parse_budget, parse_integers
+from tractbench.config.resolve import read_config_file, resolve
 from tractbench.datasets.digits import Digits
 from tractbench.errors import ConfigError
+from tractbench.io.canonical import canonical
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.registry import load_dataset, method_names

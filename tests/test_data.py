@@ -12,11 +12,11 @@ import torch
 from data_files import cifar_files, npz_files, pixels
 from PIL import Image
 
-from tractbench.config import resolve
+from tractbench.config.resolve import resolve
 from tractbench.datasets import imagenet64
 from tractbench.datasets.cifar10 import CIFAR10
+from tractbench.datasets.formats.prepared import folder_of, open_split
 from tractbench.datasets.imagenet64 import FILTERS, ImageNet64
-from tractbench.datasets.prepared import folder_of, open_split
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tractbench.training.distill as engine
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP, per_sample
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError

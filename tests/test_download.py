@@ -4,9 +4,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tractbench.cache import cache_dir
-from tractbench.download import download
 from tractbench.errors import ConfigError, DamagedFileError, DownloadError
+from tractbench.io.cache import cache_dir
+from tractbench.io.download import download
 from tractbench.progress import Progress
 
 CONTENT = bytes(range(256)) * 20_000

@@ -9,9 +9,9 @@ import pytest
 from data_files import npz_files, pixels
 from PIL import Image
 
+from tractbench.datasets.formats.imagenet_order import ILSVRC_TO_SORTED
+from tractbench.datasets.formats.prepared import open_split
 from tractbench.datasets.imagenet64 import ImageNet64
-from tractbench.datasets.imagenet_order import ILSVRC_TO_SORTED
-from tractbench.datasets.prepared import open_split
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.progress import Progress
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tractbench.training.distill as engine
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import SigmaDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP
 from tractbench.errors import RunFailedError

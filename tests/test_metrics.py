@@ -49,7 +49,7 @@ def _groups(chunks, together):
 
 
 def test_the_shipped_classifier_is_right_on_held_out_digits(digits):
-    from tractbench.cards import FeatureCard, load_network, read_card
+    from tractbench.teachers.card import FeatureCard, load_network, read_card
 
     card, folder = read_card("digits-classifier", FeatureCard)
     right = load_network(card, folder)(digits.decode(digits.held_out)).argmax(1) == digits.classifier_labels()[1]

@@ -16,9 +16,9 @@ from report_data import fill, record
 from scipy.stats import norm, t
 
 import tractbench as package
-from tractbench.config import resolve
+from tractbench.claims.schema import load_tables, shipped_tables
+from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, StoreError
-from tractbench.paper import load_tables, shipped_tables
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.figures import Chart, Mark, _style, error_figure, loss_figure
 from tractbench.reports.frames import CELL_COLUMNS, RUN_COLUMNS, SCORE_COLUMNS
@@ -358,7 +358,7 @@ def flags(command):
 
 
 def type_fields():
-    from tractbench.config import RunConfig
+    from tractbench.config.fields import RunConfig
 
     return RunConfig.model_fields
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tractbench.config import resolve
+from tractbench.config.resolve import resolve
 from tractbench.diffusion.denoiser import CountingDenoiser
 from tractbench.diffusion.processes import VE
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.nets.build import meta_network
-from tractbench.plan import Stage, evaluations, make_plan
+from tractbench.pipeline.plan import Stage, evaluations, make_plan
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 

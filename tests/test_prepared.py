@@ -8,10 +8,10 @@ import pytest
 import torch
 from data_files import cifar_files, npz_files, pixels
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.datasets.cifar10 import CIFAR10
+from tractbench.datasets.formats.prepared import folder_of, open_split
 from tractbench.datasets.imagenet64 import ImageNet64
-from tractbench.datasets.prepared import folder_of, open_split
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP
 from tractbench.errors import ConfigError, DamagedFileError

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tractbench.cards import PUBLISHED, read_card
 from tractbench.nets.build import build_network, meta_network
 from tractbench.teachers import published as module
+from tractbench.teachers.card import PUBLISHED, read_card
 from tractbench.teachers.published import Published, published_teachers
 
 TINY = Published(

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from tractbench.errors import DamagedFileError
 from tractbench.nets.build import build_network, meta_network
-from tractbench.teachers.foreign import fit, read_foreign, write_safetensors
+from tractbench.teachers.readers.foreign import fit, read_foreign, write_safetensors
 
 SONG = {"channels": 3, "size": 8, "width": 16, "embedding": 64, "multipliers": (1, 2), "blocks": 1, "attention": (4,),
         "noise_width": 16}  # fmt: skip

@@ -5,7 +5,8 @@ from typing import ClassVar
 import pytest
 
 import tractbench.registry as registry
-from tractbench.config import resolve, student_id
+from tractbench.config.identity import student_id
+from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError
 from tractbench.methods.tract import TRACT
 

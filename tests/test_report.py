@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tractbench.config import resolve
-from tractbench.paper import load_tables
+from tractbench.claims.schema import load_tables
+from tractbench.config.resolve import resolve
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.latex import escape_latex, latex_tables
 from tractbench.reports.render import render_csv, render_html, render_markdown

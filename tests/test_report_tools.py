@@ -7,7 +7,7 @@ import pytest
 from report_data import fill, needs, record
 from test_paper_report import HOSTILE, SCORES, TABLES, hostile_tables
 
-from tractbench.config import resolve
+from tractbench.config.resolve import resolve
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.latex import LATEX, PACKAGES, escape_latex, latex_tables, write_latex
 from tractbench.reports.render import render_html

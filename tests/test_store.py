@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from tractbench.config import resolve
+from tractbench.config.resolve import resolve
 from tractbench.errors import DamagedFileError, StoreError
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 from tractbench.results.record import Metric, Record
 from tractbench.results.store import MARKER, TABLE, Store
 

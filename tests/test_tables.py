@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tractbench.config import resolve
+from tractbench.claims.schema import Claim, load_tables, shipped_tables
+from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError
-from tractbench.paper import Claim, load_tables, shipped_tables
 
 MAIN = {
     ("cifar10", "tract_edm", 1): {3.78, 4.17}, ("cifar10", "tract", 1): {4.45, 5.02}, ("cifar10", "btd", 1): {9.12},

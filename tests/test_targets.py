@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VE, VP, Scales

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tractbench.config import resolve
-from tractbench.paper import Table, load_tables, shipped_tables
+from tractbench.claims.schema import Table, load_tables, shipped_tables
+from tractbench.config.resolve import resolve
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts import judge, verdicts
 from tractbench.results.record import Metric, Record
@@ -283,8 +283,8 @@ def test_figures_err_in_at_most_one_of_twenty():
 def real(tmp_path_factory):
     """A record of a real run, to plant scores in."""
     from tractbench.datasets.digits import Digits
+    from tractbench.pipeline.run import Runtime, run
     from tractbench.progress import Progress
-    from tractbench.run import Runtime, run
 
     config, method, _ = resolve({"method": "ddim", "dataset": "digits", "tier": "smoke"})
     store = Store(tmp_path_factory.mktemp("runs"), create=True)

@@ -13,8 +13,8 @@ from tractbench.cli.options import Json, Quiet, progress
 from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
-    from tractbench.datasets.files import FileDataset
-    from tractbench.datasets.prepared import Manifest
+    from tractbench.datasets.formats.files import FileDataset
+    from tractbench.datasets.formats.prepared import Manifest
 
 data_app = typer.Typer(help="Data sets whose images you bring: convert once, check, look.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(help="Data set, such as cifar10 or imagenet
 
 
 def _file_dataset(name: str) -> FileDataset:
-    from tractbench.datasets.files import FileDataset
+    from tractbench.datasets.formats.files import FileDataset
     from tractbench.registry import load_dataset
 
     dataset = load_dataset(name)
@@ -34,8 +34,8 @@ def _file_dataset(name: str) -> FileDataset:
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
     """List the data sets that need files, and what of them is prepared on this machine."""
-    from tractbench.console import print_table
-    from tractbench.datasets.files import FileDataset
+    from tractbench.cli.console import print_table
+    from tractbench.datasets.formats.files import FileDataset
     from tractbench.registry import dataset_names, load_dataset
 
     kinds = [dataset for name in dataset_names() if isinstance(dataset := load_dataset(name), FileDataset)]
@@ -54,7 +54,7 @@ def _splits(manifests: list[Manifest]) -> str:
 @data_app.command("info")
 def data_info(name: Name, as_json: Json = False) -> None:
     """Show what a prepared data set was made of, its hashes and where it lies."""
-    from tractbench.datasets.prepared import folder_of
+    from tractbench.datasets.formats.prepared import folder_of
 
     dataset = _file_dataset(name)
     manifests = dataset.manifests()
@@ -98,9 +98,9 @@ def data_prepare(
       tractbench data prepare imagenet64:npz downsampled-imagenet/
       tractbench data prepare imagenet64 ILSVRC2012/      (with train/ and val/)
     """
-    from tractbench.cache import cache_dir
-    from tractbench.datasets.files import SPLITS
-    from tractbench.download import download
+    from tractbench.datasets.formats.files import SPLITS
+    from tractbench.io.cache import cache_dir
+    from tractbench.io.download import download
 
     dataset = _file_dataset(name)
     if filter_ is not None:

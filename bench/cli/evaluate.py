@@ -59,13 +59,13 @@ def evaluate(
     from tractbench.evaluation.evaluate import Settings, protocols_of
     from tractbench.evaluation.evaluate import evaluate as score
     from tractbench.evaluation.images import open_samples
-    from tractbench.files import write_atomic
+    from tractbench.io.files import write_atomic
     from tractbench.registry import load_dataset
 
     where = chosen_device(device)
     made = None
     if path is not None and (path / "record.json").is_file():
-        from tractbench.rescore import run_samples
+        from tractbench.pipeline.rescore import run_samples
 
         made, config = run_samples(path, where, samples)
         if dataset not in (None, config.dataset):
@@ -122,7 +122,7 @@ def _object(evaluation: Evaluation) -> dict[str, Any]:
 
 def _print_scores(evaluations: list[Evaluation]) -> None:
     """Print a row a metric and a column a protocol, and under them what the figures are."""
-    from tractbench.console import format_metric, print_table
+    from tractbench.cli.console import format_metric, print_table
     from tractbench.results.record import Metric
 
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.scores))
@@ -156,7 +156,7 @@ def _lines(evaluation: Evaluation) -> list[str]:
 def _print_checks(checks: tuple[Check, ...], dataset: str, protocol: str, as_json: bool) -> None:
     import dataclasses
 
-    from tractbench.console import print_table
+    from tractbench.cli.console import print_table
 
     if as_json:
         objects = [dataclasses.asdict(check) for check in checks]

@@ -69,7 +69,7 @@ def parse_settings(pairs: list[str]) -> dict[str, object]:
 
 def progress(quiet: bool) -> Progress:
     """Return what draws progress bars, or nothing."""
-    from tractbench.console import TerminalProgress
+    from tractbench.cli.console import TerminalProgress
     from tractbench.progress import Progress
 
     return Progress() if quiet else TerminalProgress()

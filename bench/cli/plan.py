@@ -36,9 +36,9 @@ def plan(
       tractbench plan --method tract --dataset imagenet64 --nfe 1
       tractbench plan --method tract_edm --dataset cifar10 --nfe 2 --json
     """
-    from tractbench.config import read_config_file, resolve
-    from tractbench.console import print_table
-    from tractbench.plan import make_plan
+    from tractbench.cli.console import print_table
+    from tractbench.config.resolve import read_config_file, resolve
+    from tractbench.pipeline.plan import make_plan
 
     flags: dict[str, object] = {"method": method, "dataset": dataset, "nfe": nfe, "tier": tier, "schedule": schedule,
                                 "budget": budget, "process": process, "teacher": teacher}  # fmt: skip
@@ -72,7 +72,7 @@ def plan(
 
 def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Say what this machine has: versions, devices, caches, data, teachers, tools."""
-    from tractbench.doctor import examine
+    from tractbench.cli.doctor import examine
 
     findings = examine(runs)
     if as_json:

@@ -71,8 +71,8 @@ def _write(
     runs: Path,
 ) -> Path | str:
     """Make a report; return the file it went to, or the text that is for standard output."""
-    from tractbench.files import write_atomic
-    from tractbench.paper import load_tables
+    from tractbench.claims.schema import load_tables
+    from tractbench.io.files import write_atomic
     from tractbench.reports import latex, render
     from tractbench.reports.document import Selection, compose
     from tractbench.results.provenance import command_line
@@ -105,8 +105,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List methods with their options, data sets with their tiers, or the runs so far."""
-    from tractbench.console import print_table
-    from tractbench.listing import list_datasets, list_methods, list_runs
+    from tractbench.cli.console import print_table
+    from tractbench.cli.listing import list_datasets, list_methods, list_runs
 
     what = choose(what, "listing", LISTINGS)
     if what == "methods":

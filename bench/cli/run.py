@@ -12,7 +12,7 @@ from tractbench.cli.options import Json, Quiet, Runs, Settings, chosen_device, p
 from tractbench.errors import RunFailedError
 
 if TYPE_CHECKING:
-    from tractbench.config import RunConfig
+    from tractbench.config.fields import RunConfig
     from tractbench.results.record import Record
 
 
@@ -55,11 +55,11 @@ def run(
       tractbench run --method ddim --dataset digits --nfe 4 --json
       tractbench run --method tract --dataset digits --schedule 1024,1 --budget 256K --set loss_weight=uniform
     """
-    from tractbench.config import read_config_file, resolve
-    from tractbench.console import interrupts, print_outcome
+    from tractbench.cli.console import interrupts, print_outcome
+    from tractbench.config.resolve import read_config_file, resolve
+    from tractbench.pipeline.run import Runtime
+    from tractbench.pipeline.run import run as make_run
     from tractbench.results.store import Store
-    from tractbench.run import Runtime
-    from tractbench.run import run as make_run
 
     flags: dict[str, object] = {
         "method": method, "dataset": dataset, "nfe": nfe, "tier": tier, "schedule": schedule, "budget": budget,
@@ -89,7 +89,7 @@ def run(
 
 
 def _announce(config: RunConfig) -> str:
-    from tractbench.config import format_budget
+    from tractbench.config.numbers import format_budget
 
     steps = " -> ".join(map(str, config.schedule))
     training = f"schedule {steps}, budget {format_budget(config.budget)}, batch {config.batch}, " if steps else ""

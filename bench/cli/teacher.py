@@ -13,7 +13,7 @@ from tractbench.cli.options import Json, Quiet, chosen_device, progress
 from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
-    from tractbench.cards import TeacherCard
+    from tractbench.teachers.card import TeacherCard
     from tractbench.teachers.published import Published, Trial
 
 teacher_app = typer.Typer(help="Teachers: the networks that are distilled.", no_args_is_help=True)
@@ -25,8 +25,8 @@ features_app = typer.Typer(
 @teacher_app.command("list")
 def teacher_list(as_json: Json = False) -> None:
     """List the teachers on this machine and those that others publish."""
-    from tractbench.cards import SHIPPED
-    from tractbench.console import print_table
+    from tractbench.cli.console import print_table
+    from tractbench.teachers.card import SHIPPED
     from tractbench.teachers.published import local_cards, published_teachers
 
     rows: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def teacher_info(
     name: Annotated[str, typer.Argument(help="Teacher, see 'teacher list'.")], as_json: Json = False
 ) -> None:
     """Show all that is known of a teacher: network, licence, hashes, where it comes from."""
-    from tractbench.cards import TeacherCard, imported_folder, read_card, to_toml
+    from tractbench.teachers.card import TeacherCard, imported_folder, read_card, to_toml
     from tractbench.teachers.published import published_teachers
 
     card: TeacherCard | Published
@@ -108,7 +108,7 @@ def teacher_import(
 
 
 def _print_imported(card: TeacherCard, trial: Trial, *, first_use: bool, as_json: bool) -> None:
-    from tractbench.cards import imported_folder
+    from tractbench.teachers.card import imported_folder
 
     path = imported_folder() / f"{card.name}.toml"
     assert card.origin is not None
@@ -142,8 +142,8 @@ def teacher_download(
       tractbench teacher download google-cifar10
       tractbench teacher download edm-cifar10-uncond-ve --url http://mirror.example/edm-cifar10-32x32-uncond-ve.pkl
     """
-    from tractbench.cache import cache_dir
-    from tractbench.download import download
+    from tractbench.io.cache import cache_dir
+    from tractbench.io.download import download
     from tractbench.teachers.published import expected_hash, import_teacher, published_teacher
 
     published = published_teacher(name)
@@ -166,8 +166,8 @@ def teacher_verify(
     as_json: Json = False,
 ) -> None:
     """Read weights again, compare their hashes with the cards, and try every teacher once."""
-    from tractbench.cards import TeacherCard, read_card
-    from tractbench.console import print_table
+    from tractbench.cli.console import print_table
+    from tractbench.teachers.card import TeacherCard, read_card
     from tractbench.teachers.published import local_cards, try_teacher
 
     found = {name: read_card(name, TeacherCard) for name in names} if names else local_cards()
@@ -202,8 +202,8 @@ def teacher_train(
     quiet: Quiet = False,
 ) -> None:
     """Train a teacher by its data set's recipe; this is how the shipped ones were made."""
-    from tractbench.cards import imported_folder
     from tractbench.registry import load_dataset
+    from tractbench.teachers.card import imported_folder
     from tractbench.teachers.train import train_teacher
 
     smoke = choose(tier, "tier", ("full", "smoke")) == "smoke"

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
-from tractbench.datasets.files import FileDataset
-from tractbench.datasets.prepared import Pieces, Source, stamp
+from tractbench.datasets.formats.files import FileDataset
+from tractbench.datasets.formats.prepared import Pieces, Source, stamp
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.files import file_sha256
+from tractbench.io.files import file_sha256
+from tractbench.io.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
 from tractbench.nets.build import Argument
-from tractbench.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
-from tractbench.datasets.files import FileDataset
-from tractbench.datasets.imagenet_order import ILSVRC_TO_SORTED
-from tractbench.datasets.prepared import Pieces, Source, stamp
+from tractbench.datasets.formats.files import FileDataset
+from tractbench.datasets.formats.imagenet_order import ILSVRC_TO_SORTED
+from tractbench.datasets.formats.prepared import Pieces, Source, stamp
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
 from tractbench.nets.build import Argument
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from tractbench.datasets.gaussians import Mixture
+from tractbench.datasets.formats.mixture import Mixture
 
 MODES = 8
 RADIUS = 0.7

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tractbench.config import RESULTS_VERSION, canonical
+from tractbench.config.identity import RESULTS_VERSION
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.evaluation.sampling import sample
+from tractbench.io.canonical import canonical
 from tractbench.progress import Task
 from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
 

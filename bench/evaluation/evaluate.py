@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.files import FileDataset
+from tractbench.datasets.formats.files import FileDataset
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
 from tractbench.evaluation.fidelity import FROM_FEATURES, check_metrics
 from tractbench.evaluation.images import SampleSet, format_shape

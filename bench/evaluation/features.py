@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tractbench.cards import FeatureCard, load_network, read_card, write_card
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.digits import Digits
 from tractbench.errors import ConfigError
@@ -18,6 +17,7 @@ from tractbench.nets.build import build_network
 from tractbench.nets.classifier import Classifier
 from tractbench.progress import Progress
 from tractbench.seeds import generator
+from tractbench.teachers.card import FeatureCard, load_network, read_card, write_card
 
 CLASSIFIER_ARGUMENTS = {"channels": 1, "size": 8, "width": 32, "features": 64, "classes": 10}
 CLASSIFIER_STEPS = 3000

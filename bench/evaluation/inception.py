@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tractbench.cache import cache_dir
-from tractbench.download import download
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.resize import RESIZES
-from tractbench.files import file_sha256
+from tractbench.io.cache import cache_dir
+from tractbench.io.download import download
+from tractbench.io.files import file_sha256
 from tractbench.progress import Progress
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"

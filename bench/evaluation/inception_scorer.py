@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tractbench.config import canonical
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.gaussians import Mixture
+from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.fidelity import (
     FROM_FEATURES,
@@ -40,7 +39,8 @@ from tractbench.evaluation.reference import (
     import_reference,
     regrouped,
 )
-from tractbench.files import file_sha256
+from tractbench.io.canonical import canonical
+from tractbench.io.files import file_sha256
 from tractbench.progress import Progress
 
 

@@ -22,9 +22,8 @@ from typing import Protocol as TypingProtocol
 import torch
 from torch import Tensor
 
-from tractbench.config import canonical
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.gaussians import Mixture
+from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.features import Extractor, feature_extractor, pixel_extractor
 from tractbench.evaluation.fidelity import lacking
@@ -33,6 +32,7 @@ from tractbench.evaluation.inception import choose_weights
 from tractbench.evaluation.inception_scorer import InceptionScorer, check_data
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.protocols import Protocol
+from tractbench.io.canonical import canonical
 from tractbench.progress import Progress
 from tractbench.seeds import generator
 

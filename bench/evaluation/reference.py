@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tractbench.cache import cache_dir
-from tractbench.config import canonical
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.frechet import Gaussian, RunningMoments
 from tractbench.evaluation.inception import DIMENSIONS, Features
-from tractbench.files import file_sha256, write_atomic
+from tractbench.io.cache import cache_dir
+from tractbench.io.canonical import canonical
+from tractbench.io.files import file_sha256, write_atomic
 from tractbench.progress import Progress
 
 BATCH = 50

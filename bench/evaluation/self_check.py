@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.gaussians import Mixture
+from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
 from tractbench.evaluation.features import feature_extractor
 from tractbench.evaluation.fidelity import moments

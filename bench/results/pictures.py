@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 
 
 def save_grid(path: Path, panels: Mapping[str, Tensor], columns: int) -> None:

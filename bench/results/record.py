@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 
 
 class Frozen(BaseModel):

@@ -12,9 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.errors import DamagedFileError, StoreError
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 from tractbench.results.record import Record
 
 MARKER = "tractbench-store.json"

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from tractbench.cards import TeacherCard, load_network, read_card, read_weights
-from tractbench.config import canonical
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser, SigmaDenoiser
 from tractbench.diffusion.preconditioning import SCHEMES
 from tractbench.diffusion.processes import PROCESSES, VE, Process
 from tractbench.errors import ConfigError, nearest_name
+from tractbench.io.canonical import canonical
 from tractbench.nets.build import build_network
+from tractbench.teachers.card import TeacherCard, load_network, read_card, read_weights
 
 EXACT = "exact"
 """The teacher's name on data whose optimal denoiser is a closed form."""

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.cards import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
 from tractbench.diffusion.preconditioning import SCHEMES
 from tractbench.diffusion.processes import PROCESSES
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
-from tractbench.files import file_sha256, write_atomic
+from tractbench.io.files import file_sha256, write_atomic
 from tractbench.nets.build import NETWORKS, Argument, meta_network
-from tractbench.teachers.foreign import Foreign, fit, read_foreign, write_safetensors
+from tractbench.teachers.card import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
 from tractbench.teachers.load import load_card
+from tractbench.teachers.readers.foreign import Foreign, fit, read_foreign, write_safetensors
 
 GRID = 1024
 """Steps of the grid on which a teacher is tried."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tractbench.cards import TeacherCard, write_card
 from tractbench.datasets.base import Dataset, TeacherRecipe
 from tractbench.diffusion.denoiser import SIGMA_DATA
 from tractbench.diffusion.processes import PROCESSES, VE, Process, per_sample
 from tractbench.errors import ConfigError, RunFailedError
 from tractbench.progress import Progress
 from tractbench.seeds import generator
+from tractbench.teachers.card import TeacherCard, write_card
 from tractbench.teachers.load import new_denoiser
 from tractbench.training.ema import LongEMA
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 
 DIGEST = "sha256"
 

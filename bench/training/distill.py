@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process, per_sample
 from tractbench.errors import InterruptedRunError, RunFailedError

@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from report_data import record
 
-from tractbench.config import resolve
-from tractbench.files import write_atomic
-from tractbench.paper import load_tables
+from tractbench.claims.schema import load_tables
+from tractbench.config.resolve import resolve
+from tractbench.io.files import write_atomic
 from tractbench.results.store import TABLE, Store
 
 FLOOR = """

@@ -18,7 +18,7 @@ import time
 
 import torch
 
-from tractbench.config import resolve
+from tractbench.config.resolve import resolve
 from tractbench.teachers.load import load_teacher
 from tractbench.training.distill import Distillation
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tractbench.errors import DamagedFileError
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 from tractbench.nets.build import Argument
-from tractbench.teachers.edm_pickle import Node, named_tensors, read_edm_pickle
-from tractbench.teachers.flax_msgpack import read_flax
+from tractbench.teachers.readers.edm_pickle import Node, named_tensors, read_edm_pickle
+from tractbench.teachers.readers.flax_msgpack import read_flax
 
 LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 """How files of torch's old format begin."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import PROCESSES, Process

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from tractbench.cache import cache_dir
 from tractbench.errors import ConfigError, DamagedFileError, StoreError
-from tractbench.files import write_atomic
+from tractbench.io.cache import cache_dir
+from tractbench.io.files import write_atomic
 from tractbench.progress import Progress
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32]]

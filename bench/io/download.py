@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tractbench.errors import ConfigError, DamagedFileError, DownloadError
-from tractbench.files import file_sha256, write_atomic
+from tractbench.io.files import file_sha256, write_atomic
 from tractbench.progress import Progress
 
 PIECE = 1 << 20

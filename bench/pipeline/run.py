@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tractbench.config import RESULTS_VERSION, RunConfig, identity, student_id
+from tractbench.config.fields import RunConfig
+from tractbench.config.identity import RESULTS_VERSION, identity, student_id
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.gaussians import Mixture
+from tractbench.datasets.formats.mixture import Mixture
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.diffusion.solvers import sample_ode, solver_steps
@@ -28,7 +29,7 @@ from tractbench.evaluation.ends import ENDS, TeacherEnds
 from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.sampling import prior_noise, sample
-from tractbench.files import write_atomic
+from tractbench.io.files import write_atomic
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
 from tractbench.registry import plugin_source_hash

@@ -17,15 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tractbench.cache import cache_dir
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
-from tractbench.files import file_sha256, write_atomic
+from tractbench.io.cache import cache_dir
+from tractbench.io.files import file_sha256, write_atomic
 from tractbench.nets.build import Argument, build_network
 
-SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED = Path(__file__).parent / "cards" / "shipped"
 """Cards and weights that come with the package."""
 
-PUBLISHED = Path(__file__).parent / "published"
+PUBLISHED = Path(__file__).parent / "cards" / "published"
 """Cards of weights that others publish."""
 
 

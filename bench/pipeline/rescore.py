@@ -7,15 +7,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tractbench.config import RunConfig
+from tractbench.config.fields import RunConfig
 from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import DamagedFileError
 from tractbench.evaluation.images import SampleSet
 from tractbench.evaluation.sampling import sample
+from tractbench.pipeline.run import final_network
 from tractbench.registry import load_dataset, load_method
 from tractbench.results.record import Record
 from tractbench.results.store import STUDENT
-from tractbench.run import final_network
 from tractbench.teachers.load import load_teacher
 from tractbench.training.checkpoint import load_checkpoint
 

@@ -11,7 +11,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset, Settings
-from tractbench.datasets.prepared import Manifest, Source, Split, folder_of, open_split, prepare_split, verify_split
+from tractbench.datasets.formats.prepared import (
+    Manifest,
+    Source,
+    Split,
+    folder_of,
+    open_split,
+    prepare_split,
+    verify_split,
+)
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.progress import Progress
 

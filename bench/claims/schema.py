@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from tractbench.config import Integers, RunConfig, resolve
+from tractbench.config.fields import RunConfig
+from tractbench.config.numbers import Integers
+from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, TractbenchError, nearest_name
 from tractbench.evaluation.protocols import load_protocol
 

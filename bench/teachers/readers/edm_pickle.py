@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
-from tractbench.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
+from tractbench.io.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from tractbench.cache import cache_dir
-from tractbench.cards import imported_folder
-from tractbench.datasets.files import FileDataset
+from tractbench.datasets.formats.files import FileDataset
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.inception import choose_weights
-from tractbench.files import file_sha256
+from tractbench.io.cache import cache_dir
+from tractbench.io.files import file_sha256
 from tractbench.registry import dataset_names, load_dataset, load_method, method_names
 from tractbench.results.store import Store
+from tractbench.teachers.card import imported_folder
 from tractbench.teachers.published import local_cards
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas", "safetensors")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tractbench.config import GRID_STEPS, UNTRAINED_FIELDS, RunConfig, format_budget
-from tractbench.console import format_metric
+from tractbench.cli.console import format_metric
+from tractbench.config.fields import GRID_STEPS, UNTRAINED_FIELDS, RunConfig
+from tractbench.config.numbers import format_budget
 from tractbench.method import Method
 from tractbench.registry import dataset_names, load_dataset, load_method, method_names
 from tractbench.results.store import Store

@@ -1,0 +1,1 @@
+"""The paper's tables as data: what is claimed, published and run."""

@@ -1,0 +1,1 @@
+"""What data sets share: files, prepared arrays, orders of classes, mixtures."""

@@ -1,0 +1,1 @@
+"""Files written whole, hashes, canonical JSON, the cache and downloads."""

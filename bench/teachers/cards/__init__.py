@@ -1,0 +1,1 @@
+"""Cards of weights, shipped with the package and published by others."""
