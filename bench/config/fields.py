@@ -57,6 +57,9 @@ class RunConfig(BaseModel):
         "continue",
         description="student of a later phase: continue, or copy the new teacher and reset Adam and self-teacher",
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="arithmetic of the networks' passes: fp32, tf32 in matrix products, or bf16 autocast"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own options")
     seed: int = Field(0, ge=0, lt=1 << 62, description="training seed")
     sampling_seeds: Integers = Field((0, 1, 2), description="one set of samples and one score for each")
@@ -121,6 +124,7 @@ UNTRAINED_FIELDS = SAMPLING_FIELDS | {
     "teacher",
     "grid_steps",
     "clip_sample",
+    "precision",
     "options",
 }
 """What a method that trains nothing depends on."""

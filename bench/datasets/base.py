@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,29 @@ class NetworkPreset:
         if process == "ve":
             return cls("mlp", {**arguments, "c_noise": 1}, "edm")
         return cls("mlp", arguments, "x0")
+
+
+class Distribution(Protocol):
+    """A distribution of points ``[N, D, 1, 1]`` that is known in closed form.
+
+    Attributes:
+        mean: ``[D]``, float64.
+        covariance: ``[D, D]``, float64.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        """Its mean ``[D]``."""
+
+    @property
+    def covariance(self) -> Tensor:
+        """Its covariance ``[D, D]``."""
+
+    def draw(self, count: int, *names: str | int) -> Tensor:
+        """Draw points ``[count, D, 1, 1]``, float32, from a generator named by ``names``."""
+
+    def density(self, points: Tensor) -> Tensor:
+        """Return the density ``[N]`` at points ``[N, D]``, float64."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +147,11 @@ class Dataset:
     @property
     def deviates(self) -> str | None:
         """How the images differ from the published ones; then no score is one of the data set."""
+        return None
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """The known distribution that the points are drawn from; None for images, of which there are only samples."""
         return None
 
     def exact_denoiser(self, process: Process) -> Denoiser:

@@ -45,6 +45,23 @@ class Mixture(Dataset):
         "smoke": {**SETTINGS, "budget": 12288, "samples": 500},
     }
 
+    @property
+    def distribution(self) -> Mixture:
+        """The mixture itself."""
+        return self
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the mixture ``[D]``, float64."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the mixture ``[D, D]``, float64: within the modes and between them."""
+        centred = self.means - self.mean
+        within = torch.einsum("k,kde->de", self.weights, self.covariances)
+        return within + torch.einsum("k,kd,ke->de", self.weights, centred, centred)
+
     def draw(self, count: int, *names: str | int) -> Tensor:
         """Draw points ``[count, D, 1, 1]``, float32, from a generator named by the data set and ``names``."""
         random = generator(self.name, *names)
