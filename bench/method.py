@@ -106,6 +106,7 @@ class Method(BaseModel):
         trains: False for methods that sample the teacher itself.
         self_teacher: whether targets use a moving average of the student, which the engine then keeps.
         defaults: run settings (fields of RunConfig) that this method changes.
+        sampling_options: options that only sampling reads, so that another value needs no other student.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,6 +117,7 @@ class Method(BaseModel):
     trains: ClassVar[bool] = True
     self_teacher: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, object]] = {}
+    sampling_options: ClassVar[frozenset[str]] = frozenset()
 
     def default_schedule(self, nfe: int) -> Schedule:
         """Return the schedule that ends at ``nfe`` steps when the user gives none."""

@@ -10,7 +10,8 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import distribution, entry_points, packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,8 +95,31 @@ def load_dataset(name: str) -> Dataset:
     return chosen
 
 
-def plugin_source_hash(component: type) -> str | None:
-    """Return the sha256 of the source file of a class from outside this distribution, None for a built-in."""
-    if component.__module__.split(".")[0] == "tractbench":
-        return None
-    return hashlib.sha256(Path(inspect.getfile(component)).read_bytes()).hexdigest()
+def distribution_hash(component: type) -> str | None:
+    """Return the sha256 of everything in the distribution that a class comes from, None for a built-in.
+
+    A component's source alone does not decide what it computes: its package's other modules and data do too.
+    """
+    package = component.__module__.partition(".")[0]
+    return None if package == "tractbench" else _package_hash(package)
+
+
+@lru_cache
+def _package_hash(package: str) -> str:
+    """Return the sha256 of the names and contents of a top-level package's files and of those installed with it."""
+    files: dict[str, Path] = {}
+    for name in packages_distributions().get(package, []):
+        for entry in distribution(name).files or ():
+            path = Path(str(entry.locate()))
+            if ".dist-info" not in entry.parts[0] and path.is_file():
+                files[entry.as_posix()] = path
+    module = importlib.import_module(package)
+    source = Path(inspect.getfile(module)) if module.__file__ else None
+    if source is not None:  # an editable installation lists none of it
+        tree = source.parent.rglob("*") if source.name == "__init__.py" else [source]
+        files |= {f"{package}/{path.relative_to(source.parent).as_posix()}": path for path in tree if path.is_file()}
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        if path.suffix not in (".pyc", ".pth") and "__pycache__" not in path.parts:
+            digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
+    return digest.hexdigest()

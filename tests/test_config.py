@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tractbench.config.fields import SAMPLING_FIELDS, RunConfig
-from tractbench.config.identity import identity, student_id
+from tractbench.config.fields import RunConfig
 from tractbench.config.numbers import format_budget, parse_budget, parse_integers
 from tractbench.config.resolve import read_config_file, resolve
 from tractbench.datasets.digits import Digits
@@ -23,9 +22,7 @@ from tractbench.io.canonical import canonical
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.registry import load_dataset, method_names
-from tractbench.training.distill import plan_phases
-
-TEACHER, DATA, REFERENCE = "te" * 32, "da" * 32, "re" * 32
+from tractbench.training.phases import plan_phases
 
 
 def resolved(**settings):
@@ -361,163 +358,6 @@ def test_a_bad_config_file_is_one_line_with_its_name(tmp_path, content):
         read_config_file(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-# Identity
-
-OTHER = {
-    "method": "other",
-    "dataset": "other",
-    "tier": "other",
-    "process": "ve",
-    "schedule": (1024, 16, 1),
-    "budget": 4096,
-    "batch": 64,
-    "lr": 1e-3,
-    "lr_schedule": "linear",
-    "clip_norm": 2.0,
-    "mu_s": 0.25,
-    "mu_i": 0.999,
-    "ema_residual": 1e-2,
-    "ema_reset": "phase",
-    "phase_start": "from_teacher",
-    "options": {"clip_target": False, "loss_weight": "truncated_snr"},
-    "seed": 1,
-    "grid_steps": 2048,
-    "student": "other",
-    "warmup": 4096,
-    "gradients": "replace_nonfinite",
-    "clip_sample": False,
-}
-OTHER_SAMPLING = {
-    "nfe": 2,
-    "sampling_seeds": (0, 1),
-    "samples": 999,
-    "chunk": 50,
-    "protocol": "other",
-}
-
-
-def student(run, method=None, teacher=TEACHER, data=DATA):
-    return student_id(run, method or TRACT(), teacher, data_of(data))
-
-
-def data_of(fingerprint):
-    dataset = load_dataset("digits")
-    dataset.__dict__["fingerprint"] = fingerprint
-    return dataset
-
-
-def whole(run, reference=REFERENCE):
-    return identity(student(run), run, reference)
-
-
-def training_fields():
-    return sorted(set(RunConfig.model_fields) - SAMPLING_FIELDS - {"teacher"})
-
-
-@pytest.mark.parametrize("field", training_fields())
-def test_every_training_field_makes_another_student(field):
-    run = config(tier="smoke")
-    changed = run.model_copy(update={field: OTHER[field]})
-    assert getattr(run, field) != OTHER[field]
-    assert student(changed) != student(run)
-    assert whole(changed) != whole(run)
-
-
-@pytest.mark.parametrize("field", sorted(SAMPLING_FIELDS))
-def test_every_sampling_field_makes_another_run_of_the_same_student(field):
-    run = config(tier="smoke")
-    changed = run.model_copy(update={field: OTHER_SAMPLING[field]})
-    assert getattr(run, field) != OTHER_SAMPLING[field]
-    assert student(changed) == student(run)
-    assert whole(changed) != whole(run)
-
-
-def test_teacher_weights_and_data_make_another_student():
-    run = config()
-    found = {student(run), student(run, teacher="x"), student(run, data="x")}
-    assert len(found) == 3
-
-
-def test_the_path_of_a_teacher_is_not_its_identity():
-    assert student(config(teacher="a/card.toml")) == student(config(teacher="b/card.toml"))
-
-
-def test_the_reference_makes_another_run():
-    assert whole(config(), "x") != whole(config())
-
-
-def test_equal_settings_in_other_words_are_the_same_run():
-    written = config(budget="96M", schedule="1024,32,1", sampling_seeds="0-2", lr="1e-3", batch=256)
-    same = config(
-        lr=0.001,
-        batch=256.0,
-        sampling_seeds=[0, 1, 2],
-        nfe=1,
-        schedule=[1024, 32, 1],
-        budget=100_663_296,
-        tier=written.tier,
-    )
-    assert whole(written) == whole(same)
-    assert whole(config(clip_target=True, loss_weight="truncated_snr")) == whole(config())
-
-
-def test_an_untrained_student_does_not_depend_on_training_settings():
-    runs = [resolve({"method": "ddim", "dataset": "digits"} | s) for s in ({}, {"samples": 50}, {"nfe": 8})]
-    ids = [student(run, method) for run, method, _ in runs]
-    assert len(set(ids)) == 1
-    assert student(runs[0][0], runs[0][1], teacher="x") != ids[0]
-    assert whole(runs[0][0]) != whole(runs[2][0])
-
-
-TRAINING_ONLY = {
-    *("schedule", "budget", "batch", "lr", "lr_schedule", "warmup", "gradients", "clip_norm", "student", "seed"),
-    *("mu_s", "mu_i", "ema_residual", "ema_reset", "phase_start"),
-}
-
-
-@pytest.mark.parametrize("field", sorted(set(RunConfig.model_fields) - TRAINING_ONLY - {"teacher"}))
-def test_all_that_decides_the_samples_of_an_untrained_student_makes_another_run(field):
-    run, method, _ = resolve({"method": "ddim", "dataset": "digits", "tier": "smoke"})
-    changed = run.model_copy(update={field: (OTHER | OTHER_SAMPLING)[field]})
-    ids = {identity(student(c, method), c, REFERENCE) for c in (run, changed)}
-    assert len(ids) == 2
-
-
-def other_option(field):
-    values = get_args(field.annotation) or (True, False)
-    return next(value for value in values if value != field.default)
-
-
-@pytest.mark.parametrize("name", method_names())
-def test_every_option_of_every_method_makes_another_run(name):
-    run, method, _ = resolve({"method": name, "dataset": "digits"})
-    ids = [identity(student(run, method), run, REFERENCE)]
-    for key, field in type(method).model_fields.items():
-        options = run.options | {key: other_option(field)}
-        changed = run.model_copy(update={"options": options})
-        ids.append(identity(student(changed, type(method)(**options)), changed, REFERENCE))
-    assert len(set(ids)) == len(ids)
-
-
-def plugin(folder, name, text, monkeypatch):
-    path = folder / f"{name}.py"
-    path.write_text(f"from tractbench.methods.tract import TRACT\n{text}\n\nclass Plugin(TRACT):\n    pass\n")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module.Plugin()
-
-
-def test_the_source_of_an_outside_method_is_part_of_the_student(tmp_path, monkeypatch):
-    methods = [plugin(tmp_path, f"plugin_{scale}", f"SCALE = {scale}", monkeypatch) for scale in (1, 2)]
-    assert len({student(config(), method) for method in (TRACT(), *methods)}) == 3
-
-
-def test_ids_are_sha256():
-    assert all(re.fullmatch("[0-9a-f]{64}", text) for text in (student(config()), whole(config())))
 
 
 json_values = st.recursive(

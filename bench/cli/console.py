@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -71,25 +68,6 @@ class TerminalProgress(Progress):
     def message(self, text: str) -> None:
         """Print one line."""
         self._console.print(text, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop between two steps; a second Ctrl-C stops at once."""
-    stopped = False
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def format_metric(metric: Metric) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tractbench.cli.options import Json, Quiet, chosen_device, progress
+from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress
 from tractbench.errors import ConfigError, RunFailedError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def evaluate(
         bool, typer.Option("--self-check", help="Score real images instead and compare with torch-fidelity.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="File for scores and manifest as JSON.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

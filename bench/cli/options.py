@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tractbench.config.flags import FLAGS
 from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -23,13 +27,52 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Tables = Annotated[
     Path | None, typer.Option(help="Folder of tables of your own (*.toml) instead of the paper's.", show_default=False)
 ]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
 
 
-Settings = Annotated[
+Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting (see 'list methods --verbose'); repeatable."),
 ]
+ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")]
+
+
+def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb every flag of :data:`tractbench.config.flags.FLAGS`, ``--set`` and ``--config``.
+
+    The verb takes their values as its first argument, ``settings``: what was given, by name.
+    """
+
+    @functools.wraps(verb)
+    def parsed(**values: Any) -> None:
+        flags = {name: values.pop(name) for name in FLAGS}
+        path, pairs = values.pop("config"), values.pop("setting")
+        settings = _read_config_file(path) if path else {}
+        settings |= {name: value for name, value in flags.items() if value is not None}
+        verb(settings | parse_settings(pairs or []), **values)
+
+    kinds: dict[str, Any] = {
+        name: Annotated[flag.kind | None, typer.Option(help=flag.help)] for name, flag in FLAGS.items()
+    }
+    kinds |= {"setting": Setting, "config": ConfigFile}
+    signature = inspect.signature(verb, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    given = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in kinds.items()
+    ]
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parsed.__signature__ = signature.replace(parameters=given + named)  # type: ignore[attr-defined]
+    parsed.__annotations__ = kinds | {parameter.name: parameter.annotation for parameter in own}
+    del parsed.__wrapped__  # type: ignore[attr-defined]
+    return parsed
+
+
+def _read_config_file(path: Path) -> dict[str, object]:
+    from tractbench.config.resolve import read_config_file
+
+    return read_config_file(path)
 
 
 def store_or_note(runs: Path) -> Store:
@@ -85,3 +128,11 @@ def chosen_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda': torch sees no GPU here; use --device cpu")
     return name
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that ``30s``, ``10m``, ``2h`` or a plain number of seconds stand for."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text.lower())
+    if not match or float(match[1]) == 0:
+        raise ConfigError(f"{text!r} is no length of time; give seconds, or 30s, 10m, 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -5,26 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from tractbench.cli.options import Json, Quiet, Runs, Settings, chosen_device, parse_settings, progress
+from tractbench.cli.options import Device, Json, Quiet, Runs, chosen_device, progress, with_settings
 
 
+@with_settings
 def plan(
-    method: Annotated[str | None, typer.Option(help="Method, such as tract.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set, such as cifar10.")] = None,
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations per image when sampling.")] = None,
-    tier: Annotated[str | None, typer.Option(help="Preset of the data set.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Steps before, between and after phases.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Training images over all phases: 512K, 96M.")] = None,
-    process: Annotated[str | None, typer.Option(help="Diffusion process of the teacher.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Teacher: a name or the path of a card.")] = None,
-    setting: Settings = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")] = None,
+    settings: dict[str, object],
     runs: Runs = Path("runs"),
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,14 +26,9 @@ def plan(
       tractbench plan --method tract_edm --dataset cifar10 --nfe 2 --json
     """
     from tractbench.cli.console import print_table
-    from tractbench.config.resolve import read_config_file, resolve
+    from tractbench.config.resolve import resolve
     from tractbench.pipeline.plan import make_plan
 
-    flags: dict[str, object] = {"method": method, "dataset": dataset, "nfe": nfe, "tier": tier, "schedule": schedule,
-                                "budget": budget, "process": process, "teacher": teacher}  # fmt: skip
-    settings = read_config_file(config) if config else {}
-    settings |= {key: value for key, value in flags.items() if value is not None}
-    settings |= parse_settings(setting or [])
     resolved, chosen, data = resolve(settings)
     with data.computing():
         made = make_plan(resolved, chosen, data, runs, chosen_device(device), progress(quiet or as_json))

@@ -34,6 +34,12 @@ class NetworkPreset:
     arguments: Mapping[str, Argument]
     parameterisation: str
 
+    @property
+    def key(self) -> dict[str, object]:
+        """All that decides the network, as JSON values."""
+        arguments = {name: list(v) if isinstance(v, tuple) else v for name, v in self.arguments.items()}
+        return {"network": self.network, "arguments": arguments, "parameterisation": self.parameterisation}
+
     @classmethod
     def mlp(cls, process: str, **arguments: int) -> NetworkPreset:
         """Return an MLP: predicting x0 from logSNR for VP, inside EDM's preconditioning for VE."""

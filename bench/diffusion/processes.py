@@ -45,6 +45,10 @@ class Process(Protocol):
     def prior_std(self) -> float:
         """Standard deviation of the noise that sampling starts from."""
 
+    @property
+    def key(self) -> dict[str, object]:
+        """All that decides what the process computes, as JSON values: part of the names of students."""
+
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at t."""
 
@@ -70,6 +74,11 @@ class VP:
     log_snr_min: float = -20.0
     name: str = "vp"
     prior_std: float = 1.0
+
+    @property
+    def key(self) -> dict[str, object]:
+        """Name and range of logSNR."""
+        return {"name": self.name, "log_snr": [self.log_snr_min, self.log_snr_max]}
 
     @property
     def _start(self) -> float:
@@ -112,6 +121,11 @@ class VE:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     name: str = "ve"
+
+    @property
+    def key(self) -> dict[str, object]:
+        """Name, number of noise levels and their range."""
+        return {"name": self.name, "steps": self.steps, "sigma": [self.sigma_min, self.sigma_max]}
 
     @property
     def prior_std(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tractbench.evaluation.ends import ENDS
 from tractbench.evaluation.protocols import Protocol, load_protocol
 from tractbench.method import Method
 from tractbench.nets.build import build_network
+from tractbench.pipeline.needs import Need, disk_needed, files_needed, memory_needed
 from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
 from tractbench.teachers.load import load_teacher, new_denoiser, wrap
@@ -31,28 +31,6 @@ ENOUGH = 0.25
 """Seconds after which a measurement is believed; smaller batches are doubled."""
 
 TRIALS = 2
-
-STUDENT_BYTES = 36
-"""Bytes for each parameter while training: student, gradient, Adam's two moments, self-teacher, teacher and short part
-of the inference average in float32, its long part in float64."""
-
-CHECKPOINT_BYTES = 32
-"""Bytes for each parameter in a checkpoint: all of these but the gradient."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """Something a run needs.
-
-    Attributes:
-        name: what it is.
-        present: whether it is here.
-        detail: what was found, or what to do.
-    """
-
-    name: str
-    present: bool
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -114,53 +92,23 @@ def make_plan(
         device: cpu or cuda.
         progress: draws the calibration.
     """
-    protocol, free = load_protocol(config.protocol), _free_memory(device)
-    needs = [_data(dataset), _teacher(config, dataset), *_weights(protocol)]
+    protocol = load_protocol(config.protocol)
+    needs = list(files_needed(config, dataset))
     process = PROCESSES[config.process](config.grid_steps)
     denoiser = _network(config, dataset, process, device)
     parameters = sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
     with progress.task("measuring this machine", 3 if method.trains else 2, "stage") as task:
         stages = _stages(config, method, dataset, process, denoiser, protocol, device, task)
-    needs += [_memory(parameters, method, free), _disk(parameters, config, store)]
+    needs += [memory_needed(parameters, method, device), disk_needed(parameters, config, store)]
     count = torch.cuda.device_count() if device.startswith("cuda") else 1
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     return Plan(tuple(needs), tuple(stages), parameters, name, count)
 
 
-def _found(name: str, look: Callable[[], str]) -> Need:
-    try:
-        return Need(name, True, look())
-    except TractbenchError as error:
-        return Need(name, False, str(error))
-
-
-def _data(dataset: Dataset) -> Need:
-    return _found(
-        f"data {dataset.name}", lambda: f"{len(dataset.train):,} training images, sha256 {dataset.fingerprint[:12]}"
-    )
-
-
-def _teacher(config: RunConfig, dataset: Dataset) -> Need:
-    def look() -> str:
-        return f"sha256 {load_teacher(config.teacher, dataset, config.process, config.grid_steps).hash[:12]}"
-
-    return _found(f"teacher {config.teacher}", look)
-
-
-def _weights(protocol: Protocol) -> list[Need]:
-    if not protocol.inception:
-        return []
-    from tractbench.evaluation.inception import URL, choose_weights
-
-    path = choose_weights(None).path
-    missing = f"fetched at the first evaluation from {URL}; offline, put it at {path}"
-    return [Need("Inception weights", path.exists(), str(path) if path.exists() else missing)]
-
-
 def _network(config: RunConfig, dataset: Dataset, process: Process, device: str) -> Denoiser:
     """Return the teacher, or a network of its architecture with random weights."""
     try:
-        denoiser = load_teacher(config.teacher, dataset, config.process, config.grid_steps).denoiser
+        denoiser = load_teacher(config.teacher, dataset, process).denoiser
     except TractbenchError:
         random = generator("plan")
         card = published_teachers().get(config.teacher)
@@ -286,24 +234,3 @@ def _scoring(dataset: Dataset, protocol: Protocol, device: str) -> float:
         return extract
 
     return _per_image(features, BATCH, device)
-
-
-def _free_memory(device: str) -> int:
-    """Return the bytes that a run could have, 0 if nobody says."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 0)
-
-
-def _memory(parameters: int, method: Method, free: int) -> Need:
-    needed = parameters * (STUDENT_BYTES if method.trains else 4)
-    detail = f"{needed / 1e9:.1f} GB of weights and optimiser beside the activations; {free / 1e9:.1f} GB here"
-    return Need("memory", free == 0 or needed < free, detail)
-
-
-def _disk(parameters: int, config: RunConfig, store: Path) -> Need:
-    needed = parameters * ((CHECKPOINT_BYTES * 2 + 4) if config.budget else 0) + 50_000_000
-    folder = next(path for path in (store.absolute(), *store.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    return Need("disk", needed < free, f"{needed / 1e9:.1f} GB for results in {store}; {free / 1e9:.1f} GB free there")

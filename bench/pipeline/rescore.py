@@ -3,71 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 
 from tractbench.config.fields import RunConfig
-from tractbench.diffusion.solvers import solver_steps
-from tractbench.errors import DamagedFileError
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.images import SampleSet
-from tractbench.evaluation.sampling import sample
-from tractbench.pipeline.run import final_network
+from tractbench.pipeline.cell import Cell, identify
+from tractbench.pipeline.runtime import Runtime
+from tractbench.pipeline.samples import draw_samples
+from tractbench.pipeline.student import load_student
 from tractbench.registry import load_dataset, load_method
 from tractbench.results.record import Record
-from tractbench.results.store import STUDENT
+from tractbench.results.store import STUDENT, STUDENTS
 from tractbench.teachers.load import load_teacher
-from tractbench.training.checkpoint import load_checkpoint
+from tractbench.training.numerics import precise
 
 
 def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[SampleSet, RunConfig]:
     """Return the samples of a finished run as a set to be scored again, one sampling seed after the other.
 
     Args:
-        folder: the run's folder, with its record and its student's weights.
+        folder: the run's folder, with its record.
         device: where the network runs.
         samples: images for each sampling seed instead of the run's.
 
     Raises:
         DamagedFileError: the record or the weights cannot be read, or do not belong together.
-        ConfigError: the run's method, data or teacher is not on this machine.
+        ConfigError: the run's method, data or teacher is not on this machine, or its settings are another release's.
     """
     path = folder / "record.json"
     try:
-        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+        record = Record.read(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{path} is not a run's record; give the folder of a finished run") from error
-    config = record.config
-    method = load_method(config.method).model_validate(config.options)
-    dataset = load_dataset(config.dataset)
-    teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
-    denoiser = teacher.denoiser
-    if method.trains:
-        network = final_network(config, method, dataset, teacher)
-        tensors, header = load_checkpoint(folder / STUDENT, "run it again with --force")
-        if header["student"] != record.student:
-            raise DamagedFileError(f"{folder / STUDENT} is another run's student; run it again with --force")
-        network.load_state_dict(tensors)
-        denoiser = network.to(device)
-    elif isinstance(denoiser, nn.Module):
-        denoiser = denoiser.to(device)
-    count = samples or config.samples
+    cell = _cell(record)
+    teacher = load_teacher(cell.config.teacher, cell.dataset, cell.process).to(device)
+    denoiser: Denoiser = teacher.denoiser
+    if cell.method.trains:
+        denoiser = load_student(_student_file(folder, record), record.student, cell, teacher).denoiser
+    if samples is not None:
+        cell = replace(cell, config=cell.config.model_copy(update={"samples": samples}))
+    runtime = Runtime(device)
 
     def read() -> Iterator[Tensor]:
-        for seed in config.sampling_seeds:
-            yield from sample(
-                denoiser,
-                teacher.process,
-                dataset.shape,
-                seed,
-                count,
-                solver_steps(method.sampler(), config.nfe),
-                chunk=config.chunk,
-                solver=method.sampler(),
-                classes=dataset.classes,
-                clip=config.clip_sample,
-                device=device,
-            )
+        for seed in cell.config.sampling_seeds:
+            with precise("fp32", device):
+                yield from draw_samples(cell, denoiser, seed, runtime)
 
-    total = count * len(config.sampling_seeds)
-    return SampleSet(f"run {record.identity[:12]}", total, dataset.shape, True, read), config
+    total = cell.config.samples * len(cell.config.sampling_seeds)
+    return SampleSet(f"run {record.identity[:12]}", total, cell.dataset.shape, True, read), cell.config
+
+
+def _cell(record: Record) -> Cell:
+    values = record.config.model_dump()
+    try:
+        config = RunConfig.model_validate({name: values[name] for name in RunConfig.model_fields if name in values})
+        method = load_method(config.method).model_validate(config.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"run {record.identity[:12]} has settings that this release does not know "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); run it again"
+        ) from error
+    return identify(config, method, load_dataset(config.dataset))
+
+
+def _student_file(folder: Path, record: Record) -> Path:
+    """Return the student's file: among the store's students, or in the run's folder as stores of format 1 have it."""
+    shared = folder.absolute().parent.parent / STUDENTS / record.student / STUDENT
+    return shared if shared.exists() else folder / STUDENT

@@ -14,7 +14,7 @@ from torch import nn
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser, SigmaDenoiser
 from tractbench.diffusion.preconditioning import SCHEMES
-from tractbench.diffusion.processes import PROCESSES, VE, Process
+from tractbench.diffusion.processes import VE, Process
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.io.canonical import canonical
 from tractbench.nets.build import build_network
@@ -86,24 +86,34 @@ def new_denoiser(preset: NetworkPreset, process: Process, random: torch.Generato
     return wrap(build_network(preset.network, preset.arguments, random), preset.parameterisation, process)
 
 
-def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_steps: int) -> Teacher:
-    """Load a teacher by its shipped name or its card's path, or take the data's closed form by the name ``exact``.
+def teacher_hash(name_or_path: str, dataset: Dataset, process: Process) -> str:
+    """Return a teacher's hash from its card, or from the data it is the closed form of; no weights are read.
+
+    It is the sha256 of the weights' sha256, which loading checks, and of all that turns them into a denoiser.
 
     Raises:
-        ConfigError: it was made for another data set or process.
+        ConfigError: there is no such teacher, or it was made for another data set or process.
+    """
+    if name_or_path == EXACT:
+        parts: object = [EXACT, process.name, dataset.fingerprint]
+    else:
+        card, _ = _card_for(name_or_path, dataset, process)
+        fields = card.model_dump(include={"network", "arguments", "parameterisation", "process", "sha256"})
+        parts = fields | ({"settings": card.settings} if card.settings else {})
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+
+def load_teacher(name_or_path: str, dataset: Dataset, process: Process) -> Teacher:
+    """Load a teacher by its name or its card's path, or take the data's closed form by the name ``exact``.
+
+    Raises:
+        ConfigError: there is no such teacher, or it was made for another data set or process.
         DamagedFileError: its weights are not what the card promises.
     """
-    process = PROCESSES[process_name](grid_steps)
+    digest = teacher_hash(name_or_path, dataset, process)
     if name_or_path == EXACT:
-        digest = hashlib.sha256(canonical([EXACT, process_name, dataset.fingerprint]).encode()).hexdigest()
         return Teacher(EXACT, dataset.exact_denoiser(process), process, digest)
-    card, folder = read_card(name_or_path, TeacherCard)
-    family = dataset.name.partition(":")[0]  # variants of a data set have their teachers in common
-    if card.dataset not in (dataset.name, family) or card.process != process_name:
-        raise ConfigError(
-            f"teacher '{card.name}' is for data set '{card.dataset}' and process '{card.process}', "
-            f"not '{dataset.name}' and '{process_name}'; choose another with --teacher"
-        )
+    card, folder = _card_for(name_or_path, dataset, process)
     denoiser = load_card(card, folder, process)
     try:
         with torch.no_grad():
@@ -111,10 +121,19 @@ def load_teacher(name_or_path: str, dataset: Dataset, process_name: str, grid_st
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"teacher '{card.name}' does not fit images of shape {dataset.shape}: {reason}") from error
-    parts = card.model_dump(include={"network", "arguments", "parameterisation", "process", "sha256"})
-    if card.settings:
-        parts["settings"] = card.settings
-    return Teacher(card.name, denoiser, process, hashlib.sha256(canonical(parts).encode()).hexdigest())
+    return Teacher(card.name, denoiser, process, digest)
+
+
+def _card_for(name_or_path: str, dataset: Dataset, process: Process) -> tuple[TeacherCard, Path]:
+    """Return a teacher's card and the folder it lies in, if it is for the data and the process."""
+    card, folder = read_card(name_or_path, TeacherCard)
+    family = dataset.name.partition(":")[0]  # variants of a data set have their teachers in common
+    if card.dataset not in (dataset.name, family) or card.process != process.name:
+        raise ConfigError(
+            f"teacher '{card.name}' is for data set '{card.dataset}' and process '{card.process}', "
+            f"not '{dataset.name}' and '{process.name}'; choose another with --teacher"
+        )
+    return card, folder
 
 
 def _some_labels(dataset: Dataset) -> torch.Tensor | None:

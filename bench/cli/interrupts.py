@@ -1,0 +1,53 @@
+"""Signals that ask a run to save and stop, and the exit status that each leaves."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tractbench.errors import InterruptedRunError
+
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 75}
+"""Exit status by signal: the shell's 128 + number, and sysexits' EX_TEMPFAIL for SIGUSR1, which batch systems send ahead
+of the end so that the same command is queued again. In every case the same command goes on where the run stopped."""
+
+
+class Interrupt:
+    """Whether, and by which signal, a run was asked to stop; call it to ask."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.signal is not None
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """Turn the first signal into a request to stop between two steps; a Ctrl-C after it stops at once.
+
+    Raises:
+        InterruptedRunError: as the body raised it, with the exit status of the signal.
+    """
+    asked = Interrupt()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        asked.signal = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print(f"\n{asked.signal}: saving and stopping; Ctrl-C stops at once", file=sys.stderr)
+
+    numbers = [getattr(signal, name) for name in EXIT_CODES if hasattr(signal, name)]  # Windows has two of them
+    before = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield asked
+    except InterruptedRunError as error:
+        if asked.signal is not None:
+            error.exit_code = EXIT_CODES[asked.signal]
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,76 @@
+"""What a configuration is called, from cards and manifests alone, before anything is loaded or computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tractbench.config.command import given_settings, run_command
+from tractbench.config.fields import RunConfig
+from tractbench.config.identity import cell_id, student_id
+from tractbench.datasets.base import Dataset
+from tractbench.diffusion.processes import PROCESSES, Process
+from tractbench.diffusion.solvers import solver_steps
+from tractbench.evaluation.metrics import reference_hash
+from tractbench.evaluation.protocols import load_protocol
+from tractbench.method import Method
+from tractbench.teachers.load import teacher_hash
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be made or found.
+
+    Attributes:
+        config: what decides its numbers.
+        method: its method.
+        dataset: its data set.
+        process: its diffusion process.
+        weights: Inception weights instead of the published ones.
+        teacher_hash: hash of its teacher.
+        reference_hash: hash of what its samples are scored against.
+        student: the student's name, a sha256.
+        id: its own name, a sha256.
+    """
+
+    config: RunConfig
+    method: Method
+    dataset: Dataset
+    process: Process
+    weights: Path | None
+    teacher_hash: str
+    reference_hash: str
+    student: str
+    id: str
+
+    @property
+    def full_steps(self) -> int:
+        """Steps of the teacher's own sampler, which the student replaces."""
+        return self.config.schedule[0] if self.config.schedule else self.config.grid_steps
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler that spends the run's NFE."""
+        return solver_steps(self.method.sampler(), self.config.nfe)
+
+    @cached_property
+    def command(self) -> str:
+        """The command that makes it."""
+        weights = f" --weights {self.weights}" if self.weights else ""
+        return run_command(given_settings(self.config)) + weights
+
+
+def identify(config: RunConfig, method: Method, dataset: Dataset, weights: Path | None = None) -> Cell:
+    """Name a run.
+
+    Raises:
+        ConfigError: the data or the teacher's card are not on this machine, or do not go together.
+    """
+    process = PROCESSES[config.process](config.grid_steps)
+    teacher = teacher_hash(config.teacher, dataset, process)
+    protocol = load_protocol(config.protocol)
+    reference = reference_hash(dataset, protocol, samples=config.samples, weights=weights)
+    student = student_id(config, method, dataset, process, teacher)
+    cell = cell_id(student, config, method, dataset, reference)
+    return Cell(config, method, dataset, process, weights, teacher, reference, student, cell)

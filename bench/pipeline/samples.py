@@ -1,0 +1,94 @@
+"""Samples of a denoiser as a cell's protocol wants them: its seeds, steps, solver and chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
+from tractbench.errors import InterruptedRunError, RunFailedError
+from tractbench.evaluation.metrics import Scorer
+from tractbench.evaluation.sampling import sample
+from tractbench.pipeline.cell import Cell
+from tractbench.pipeline.runtime import Runtime
+from tractbench.progress import Progress, Task
+from tractbench.results.record import Metric
+
+
+def draw_samples(
+    cell: Cell,
+    denoiser: Denoiser,
+    seed: int,
+    runtime: Runtime,
+    *,
+    count: int | None = None,
+    chunk: int | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    task: Task | None = None,
+) -> Iterator[Tensor]:
+    """Yield a cell's images of a sampling seed, ``[B, C, H, W]``, float64, not quantised.
+
+    Args:
+        cell: the run; it decides what is not given.
+        denoiser: what is sampled.
+        seed: sampling seed.
+        runtime: where, and how many images at once.
+        count: images.
+        chunk: images in one network call.
+        steps: steps of the sampler.
+        solver: its name.
+        task: told of every finished image.
+
+    Raises:
+        InterruptedRunError: the run was asked to stop.
+        RunFailedError: an image is not finite.
+    """
+    images = sample(
+        denoiser,
+        cell.process,
+        cell.dataset.shape,
+        seed,
+        cell.config.samples if count is None else count,
+        cell.steps if steps is None else steps,
+        chunk=chunk or cell.config.chunk,
+        batch=runtime.sample_batch,
+        solver=solver or cell.method.sampler(),
+        classes=cell.dataset.classes,
+        clip=cell.config.clip_sample,
+        device=runtime.device,
+        task=task,
+    )
+    for batch in images:
+        if runtime.stop():
+            kept = "kept: the trained student" if cell.method.trains else "nothing was recorded"
+            raise InterruptedRunError(f"stopped while sampling; {kept}; the same command does the rest")
+        if not bool(torch.isfinite(batch).all()):
+            raise RunFailedError(f"diverged: sampling seed {seed} gave images that are not finite")
+        yield batch
+
+
+def count_evaluations(cell: Cell, denoiser: Denoiser, runtime: Runtime) -> int:
+    """Return how many denoiser evaluations the sampler really spends on an image, by counting them."""
+    counter = CountingDenoiser(denoiser)
+    for _ in draw_samples(cell, counter, 0, runtime, count=1, chunk=1):
+        pass
+    return counter.evaluations
+
+
+def score_samples(
+    cell: Cell, denoiser: Denoiser, scorer: Scorer, runtime: Runtime, progress: Progress
+) -> dict[str, Metric]:
+    """Return every metric of the protocol over the cell's sampling seeds."""
+    config, protocol = cell.config, scorer.protocol
+    scorer.prepare()
+    per_seed: list[dict[str, float]] = []
+    with progress.task("sampling and scoring", config.samples * len(config.sampling_seeds), "image") as task:
+        for seed in config.sampling_seeds:
+            batches = draw_samples(cell, denoiser, seed, runtime, task=task)
+            per_seed.append(scorer.score(protocol.quantised(batch, cell.dataset) for batch in batches))
+            first = protocol.metrics[0]
+            task.advance(0, f"seed {seed}  {first} {per_seed[-1][first]:.4g}")
+    return {name: Metric.of([scores[name] for scores in per_seed]) for name in protocol.metrics}

@@ -1,0 +1,200 @@
+"""The student of a cell: found in the store, else trained, from its last checkpoint if there is one.
+
+A student is trained once, whatever the number of cells that sample it and of processes that want it: who comes second
+waits, and takes over if the first one dies.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from tractbench.config.fields import RunConfig
+from tractbench.datasets.base import Dataset
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.errors import DamagedFileError
+from tractbench.evaluation.ends import TeacherEnds
+from tractbench.io.files import write_atomic
+from tractbench.method import Method
+from tractbench.pipeline.cell import Cell
+from tractbench.pipeline.runtime import Runtime, Stoppable
+from tractbench.progress import Progress
+from tractbench.results.provenance import environment
+from tractbench.results.record import DistillationError, Training
+from tractbench.results.store import LOSSES, STUDENT, Store
+from tractbench.seeds import generator
+from tractbench.teachers.load import Teacher, new_denoiser
+from tractbench.training.loop import Distillation, LossPoint, distill
+from tractbench.training.phases import plan_phases
+from tractbench.training.state import Checkpoints, load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class Student:
+    """What is sampled, what it took, and how far it is from the teacher's own sampler."""
+
+    denoiser: Denoiser
+    training: Training
+    errors: tuple[DistillationError, ...]
+
+
+def teacher_ends(cell: Cell, teacher: Teacher, store: Store, progress: Progress, runtime: Runtime) -> TeacherEnds:
+    """Return where the teacher's own sampler leads, computed once a store."""
+    ends = TeacherEnds(
+        store.cache,
+        Stoppable(teacher.denoiser, runtime.stop, "nothing was recorded"),
+        cell.teacher_hash,
+        cell.process,
+        cell.dataset.shape,
+        cell.full_steps,
+        solver=cell.method.teacher_sampler(),
+        clip=cell.dataset.clips,
+        classes=cell.dataset.classes,
+        device=runtime.device,
+    )
+    ends.prepare(progress)
+    return ends
+
+
+def make_student(
+    cell: Cell, teacher: Teacher, ends: TeacherEnds, name: str, store: Store, progress: Progress, runtime: Runtime
+) -> Student:
+    """Return a cell's student.
+
+    Args:
+        cell: the run.
+        teacher: its teacher, on the device.
+        ends: where the teacher's own sampler leads.
+        name: what to call the run to others that wait for the student.
+        store: where students are.
+        progress: draws the bar.
+        runtime: where to train.
+
+    Raises:
+        DamagedFileError: the student's file or all checkpoints are damaged.
+        InterruptedRunError: the run was stopped.
+        RunFailedError: the loss is not finite.
+    """
+    if not cell.method.trains:
+        error = ends.error(teacher.denoiser, cell.steps, cell.method.sampler())
+        shown = DistillationError(phase=0, start=cell.full_steps, end=cell.steps, error=error)
+        return Student(teacher.denoiser, Training(), (shown,))
+    folder = store.student_folder(cell.student)
+    if not runtime.force and (folder / STUDENT).is_file():
+        return _found(cell, teacher, folder, name, progress, runtime)
+    with store.lock_student(cell.student, name, progress.message, runtime.stop):
+        if not runtime.force and (folder / STUDENT).is_file():
+            return _found(cell, teacher, folder, name, progress, runtime)
+        return _trained(cell, teacher, ends, folder, name, progress, runtime)
+
+
+def load_student(path: Path, student: str, cell: Cell, teacher: Teacher) -> Student:
+    """Load a student's file; ``training.reused_from`` names the run that trained it.
+
+    Raises:
+        DamagedFileError: it cannot be read, or is of another student.
+    """
+    tensors, header = load_tensors(path, "delete it to train the student again")
+    if header["student"] != student:
+        raise DamagedFileError(f"{path} is of another student; delete it to train this one")
+    network = final_network(cell.config, cell.method, cell.dataset, teacher)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DamagedFileError(f"{path} does not fit its network; delete it to train again") from error
+    errors = tuple(DistillationError.model_validate(error) for error in header["distillation_errors"])
+    return Student(network, Training.model_validate(header["training"]), errors)
+
+
+def _found(cell: Cell, teacher: Teacher, folder: Path, name: str, progress: Progress, runtime: Runtime) -> Student:
+    found = load_student(folder / STUDENT, cell.student, cell, teacher)
+    training = found.training
+    if training.reused_from == name:  # this very run trained it before
+        training = training.model_copy(update={"reused_from": None})
+    else:
+        progress.message(f"using the student of {training.reused_from}")
+    denoiser = found.denoiser
+    return Student(denoiser.to(runtime.device) if isinstance(denoiser, nn.Module) else denoiser, training, found.errors)
+
+
+def _trained(
+    cell: Cell, teacher: Teacher, ends: TeacherEnds, folder: Path, name: str, progress: Progress, runtime: Runtime
+) -> Student:
+    config, dataset, method = cell.config, cell.dataset, cell.method
+    run = Distillation(
+        config,
+        method,
+        cell.process,
+        teacher.denoiser,
+        dataset.train,
+        decode=dataset.decode,
+        labels=dataset.train_labels,
+        flips=dataset.flips,
+        new_network=lambda preset: new_network(config, dataset, teacher, preset),
+        device=runtime.device,
+    )
+    checkpoints = Checkpoints(folder, cell.student, "forced-checkpoint" if runtime.force else "checkpoint")
+    distilled = distill(
+        run,
+        checkpoints,
+        progress,
+        stop=runtime.stop,
+        error=lambda student, phase: ends.error(student, phase.end, method.sampler()),
+        checkpoint_every=runtime.checkpoint_every,
+    )
+    errors = tuple(
+        DistillationError(phase=index, start=phase.start, end=phase.end, error=error)
+        for index, (phase, error) in enumerate(
+            zip(method.phases(config.schedule), distilled.distillation_errors, strict=True), 1
+        )
+    )
+    training = Training(
+        steps=distilled.steps,
+        images=distilled.images,
+        seconds=distilled.seconds,
+        nonfinite_gradients=distilled.nonfinite_gradients,
+        environment=environment(runtime.device),
+    )
+    header = {
+        "student": cell.student,
+        "training": training.model_dump(mode="json") | {"reused_from": name},
+        "distillation_errors": [error.model_dump() for error in errors],
+    }
+    write_atomic(folder / LOSSES, loss_table(distilled.losses))
+    save_tensors(folder / STUDENT, distilled.student.state_dict(), header)
+    checkpoints.clear()
+    return Student(distilled.student, training, errors)
+
+
+def new_network(config: RunConfig, dataset: Dataset, teacher: Teacher, name: str) -> nn.Module:
+    """Return a fresh student of one of the data set's architectures."""
+    preset = dataset.network(name, config.process)
+    return new_denoiser(preset, teacher.process, generator("student", config.seed, name))
+
+
+def final_network(config: RunConfig, method: Method, dataset: Dataset, teacher: Teacher) -> nn.Module:
+    """Return a denoiser of the architecture that the last phase ends with, to load a student's weights into."""
+    name = plan_phases(config, method.phases(config.schedule))[-1].network
+    denoiser = teacher.denoiser
+    if name is None and isinstance(denoiser, nn.Module):
+        return copy.deepcopy(denoiser)
+    return new_network(config, dataset, teacher, name or "").requires_grad_(False).eval()
+
+
+def count_parameters(denoiser: Denoiser) -> int:
+    """Return the number of a network's parameters, 0 for a closed form."""
+    return sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
+
+
+def loss_table(losses: tuple[LossPoint, ...]) -> str:
+    """Return a loss curve as CSV: step, phase (from 1), images, loss."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", "phase", "images", "loss"])
+    writer.writerows([p.step, p.phase + 1, p.images, repr(p.loss)] for p in losses)
+    return text.getvalue()
