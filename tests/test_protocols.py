@@ -8,14 +8,14 @@ import torch
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation import inception_scorer, reference
+from tractbench.evaluation.extractors.inception import SHA256, Features, Weights
+from tractbench.evaluation.extractors.resize import RESIZES
 from tractbench.evaluation.fidelity import kernel_distance
 from tractbench.evaluation.frechet import frechet_distance
-from tractbench.evaluation.inception import SHA256, Features, Weights
 from tractbench.evaluation.inception_scorer import InceptionScorer, unverified_name
 from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import INCEPTION_METRICS, PROTOCOLS, load_protocol
 from tractbench.evaluation.reference import import_reference, regrouped, statistics_key
-from tractbench.evaluation.resize import RESIZES
 from tractbench.progress import Progress, Task
 from tractbench.registry import load_dataset
 

@@ -226,7 +226,7 @@ def features_train(
 ) -> None:
     """Train the classifier behind fd_feature; this is how the shipped one was made."""
     from tractbench.datasets.digits import Digits
-    from tractbench.evaluation.features import train_classifier
+    from tractbench.evaluation.extractors.classifier import train_classifier
     from tractbench.registry import load_dataset
 
     data = load_dataset(dataset)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
+from tractbench.evaluation.extractors.inception import DIMENSIONS, Inception, Weights
 from tractbench.evaluation.fidelity import (
     FROM_FEATURES,
     fid_infinity,
@@ -27,7 +28,6 @@ from tractbench.evaluation.fidelity import (
     precision_recall,
 )
 from tractbench.evaluation.frechet import RunningMoments, frechet_distance
-from tractbench.evaluation.inception import DIMENSIONS, Inception, Weights
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.protocols import Protocol
 from tractbench.evaluation.reference import (

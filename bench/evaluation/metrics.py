@@ -25,10 +25,10 @@ from torch import Tensor
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
-from tractbench.evaluation.features import Extractor, feature_extractor, pixel_extractor
+from tractbench.evaluation.extractors.classifier import Extractor, feature_extractor, pixel_extractor
+from tractbench.evaluation.extractors.inception import choose_weights
 from tractbench.evaluation.fidelity import lacking
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
-from tractbench.evaluation.inception import choose_weights
 from tractbench.evaluation.inception_scorer import InceptionScorer, check_data
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.protocols import Protocol

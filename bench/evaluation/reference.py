@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.evaluation.extractors.inception import DIMENSIONS, Features
 from tractbench.evaluation.frechet import Gaussian, RunningMoments
-from tractbench.evaluation.inception import DIMENSIONS, Features
 from tractbench.io.cache import cache_dir
 from tractbench.io.canonical import canonical
 from tractbench.io.files import file_sha256, write_atomic

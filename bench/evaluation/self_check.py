@@ -12,10 +12,10 @@ from torch import Tensor
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
-from tractbench.evaluation.features import feature_extractor
+from tractbench.evaluation.extractors.classifier import feature_extractor
+from tractbench.evaluation.extractors.inception import Inception, Weights, torch_fidelity_network
 from tractbench.evaluation.fidelity import moments
 from tractbench.evaluation.frechet import frechet_distance
-from tractbench.evaluation.inception import Inception, Weights, torch_fidelity_network
 from tractbench.evaluation.protocols import Protocol
 from tractbench.evaluation.reference import BATCH
 from tractbench.progress import Progress

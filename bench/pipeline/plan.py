@@ -150,7 +150,7 @@ def _teacher(config: RunConfig, dataset: Dataset) -> Need:
 def _weights(protocol: Protocol) -> list[Need]:
     if not protocol.inception:
         return []
-    from tractbench.evaluation.inception import URL, choose_weights
+    from tractbench.evaluation.extractors.inception import URL, choose_weights
 
     path = choose_weights(None).path
     missing = f"fetched at the first evaluation from {URL}; offline, put it at {path}"
@@ -272,7 +272,7 @@ def _training(
 
 def _scoring(dataset: Dataset, protocol: Protocol, device: str) -> float:
     """Return the seconds that the Inception network takes for an image; its weights do not matter for that."""
-    from tractbench.evaluation.inception import Inception
+    from tractbench.evaluation.extractors.inception import Inception
     from tractbench.evaluation.reference import BATCH
 
     network = Inception.untrained(device)

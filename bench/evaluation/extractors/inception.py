@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation.resize import RESIZES
+from tractbench.evaluation.extractors.resize import RESIZES
 from tractbench.io.cache import cache_dir
 from tractbench.io.download import download
 from tractbench.io.files import file_sha256
@@ -104,7 +104,7 @@ class Inception:
 
         Args:
             images: ``[B, 3, H, W]`` uint8.
-            resize: a name in :data:`~tractbench.evaluation.resize.RESIZES`.
+            resize: a name in :data:`~tractbench.evaluation.extractors.resize.RESIZES`.
         """
         x = RESIZES[resize](images.to(self._device)).contiguous(memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # ten bits of mantissa would move a FID
