@@ -150,7 +150,6 @@ def colours(monkeypatch, tmp_path):
     """A data set with a network of six features and protocols of 200 samples."""
     monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reference, "DIMENSIONS", 6)
-    monkeypatch.setattr(inception_scorer, "DIMENSIONS", 6)
     monkeypatch.setattr(inception_scorer, "Inception", Fake)
     return Colours()
 

@@ -233,5 +233,5 @@ def features_train(
     if not isinstance(data, Digits):
         raise ConfigError(f"data set '{data.name}' has no classifier recipe; only 'digits' has one")
     with data.computing():
-        card = train_classifier(data, to, progress(quiet), seed=seed)
+        card = train_classifier(data, data.classifier_labels(), to, progress(quiet), seed=seed)
     print(f"wrote {to / card.name}.toml; held-out accuracy {card.accuracy:.1%}", file=sys.stderr)

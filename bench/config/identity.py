@@ -13,6 +13,9 @@ from tractbench.registry import plugin_source_hash
 RESULTS_VERSION = 2
 """Raised by hand whenever a change alters results; part of every student's identity."""
 
+SCORING_VERSION = 3
+"""Raised by hand whenever a change alters scores or what they are computed from; part of the keys of their caches."""
+
 
 def student_id(config: RunConfig, method: Method, teacher_hash: str, dataset: Dataset) -> str:
     """Return the sha256 of all that decides a student's weights.

@@ -136,7 +136,8 @@ def _found(name: str, look: Callable[[], str]) -> Need:
 
 def _data(dataset: Dataset) -> Need:
     return _found(
-        f"data {dataset.name}", lambda: f"{len(dataset.train):,} training images, sha256 {dataset.fingerprint[:12]}"
+        f"data {dataset.name}",
+        lambda: f"{dataset.training_images:,} training images, sha256 {dataset.fingerprint[:12]}",
     )
 
 
@@ -224,8 +225,7 @@ def _stages(
 
     each = _per_image(evaluation, config.chunk, device)
     task.advance(1)
-    ends = min(ENDS, config.samples)
-    stages = [Stage(f"teacher in {full} steps", ends, each * evaluations(method.teacher_sampler(), full))]
+    stages = [Stage(f"teacher in {full} steps", ENDS, each * evaluations(method.teacher_sampler(), full))]
     if method.trains:
         stages.append(Stage("training", config.budget, _training(config, method, dataset, process, denoiser, device)))
         task.advance(1)
@@ -245,7 +245,7 @@ def evaluations(solver: str, steps: int) -> int:
 
 def _train_count(dataset: Dataset) -> int:
     try:
-        return len(dataset.train)
+        return dataset.training_images
     except TractbenchError:
         return dataset.train_count
 

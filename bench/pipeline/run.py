@@ -25,7 +25,7 @@ from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
-from tractbench.evaluation.ends import ENDS, TeacherEnds
+from tractbench.evaluation.ends import TeacherEnds
 from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.sampling import prior_noise, sample
@@ -217,14 +217,13 @@ class _Job:
             self.dataset.shape,
             self._full_steps,
             solver=self.method.teacher_sampler(),
-            clip=self.config.clip_sample,
+            clip=self.dataset.clips,
             classes=self.dataset.classes,
+            precision=self.config.precision,
             device=self.runtime.device,
-            count=min(ENDS, self.config.samples),
+            progress=self.progress,
         )
-        if not ends.known:
-            with self.progress.task(f"teacher, {self._full_steps} steps", ends.count, "image") as task:
-                ends.compute(task)
+        ends.prepare()
         return ends
 
     def _teacher_itself(self) -> Made:
@@ -265,7 +264,7 @@ class _Job:
             checkpoint,
             self.progress,
             stop=self.runtime.stop,
-            error=lambda student, phase: ends.error(student, phase.end),
+            error=lambda student, phase: ends.error(student, phase.end, self.method.sampler()),
         )
         errors = tuple(
             self._error(index, phase.start, phase.end, error)

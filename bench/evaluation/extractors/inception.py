@@ -15,7 +15,7 @@ from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.extractors.resize import RESIZES
 from tractbench.io.cache import cache_dir
 from tractbench.io.download import download
-from tractbench.io.files import file_sha256
+from tractbench.io.files import known_sha256
 from tractbench.progress import Progress
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -54,7 +54,7 @@ def choose_weights(path: Path | None) -> Weights:
     if path is None:
         return Weights(cache_dir() / "inception" / URL.rpartition("/")[2], SHA256)
     try:
-        return Weights(path, file_sha256(path))
+        return Weights(path, known_sha256(path))
     except OSError as error:
         raise ConfigError(f"cannot read weights {path}: {error.strerror}; leave --weights out to fetch them") from error
 
