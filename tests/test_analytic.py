@@ -12,8 +12,7 @@ from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import CountingDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP
 from tractbench.errors import ConfigError
-from tractbench.evaluation.ends import ENDS, TeacherEnds
-from tractbench.evaluation.metrics import ExactScorer
+from tractbench.evaluation.exact_scorer import ExactScorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
@@ -218,56 +217,6 @@ def test_sliced_distance_of_a_shift_is_its_mean_projection(name):
     shifts = 0.3 * torch.eye(data.shape[0], dtype=torch.float64)[:, :, None, None]
     squares = [scorer.score([fresh + shift])["sliced_w2"] ** 2 for shift in shifts]
     assert sum(squares) == pytest.approx(0.09, rel=1e-9)
-
-
-# the distance to the teacher's full sampler
-
-
-def teacher_ends(folder, denoiser, process, steps, hash_="a", **changes):
-    return TeacherEnds(
-        folder, denoiser, hash_, process, (2, 1, 1), steps, **{"solver": "ddim", "clip": False} | changes
-    )
-
-
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)
-def test_the_teacher_in_all_its_steps_has_no_error_and_is_sampled_once(tmp_path, process):
-    teacher = load_dataset("mixture2d").exact_denoiser(process)
-    first = teacher_ends(tmp_path, teacher, process, 40)
-    assert not first.known
-    assert first.error(teacher, 40) == 0.0
-    assert first.error(teacher, 4) > 0
-
-    def unused(x, t, labels):
-        raise AssertionError("the ends are known")
-
-    second = teacher_ends(tmp_path, unused, process, 40)
-    assert second.known
-    assert second.ends.shape == (ENDS, 2, 1, 1)
-    assert second.error(teacher, 40) == 0.0
-
-
-def test_other_teachers_and_samplers_have_ends_of_their_own(tmp_path):
-    def denoiser(x, t, labels):
-        return x / 2
-
-    teacher_ends(tmp_path, denoiser, VP(), 4).compute()
-    others = [
-        teacher_ends(tmp_path, denoiser, VP(), 8),
-        teacher_ends(tmp_path, denoiser, VP(), 4, clip=True),
-        teacher_ends(tmp_path, denoiser, VP(), 4, hash_="b"),
-        teacher_ends(tmp_path, denoiser, VE(4), 4),
-    ]
-    assert not any(ends.known for ends in others)
-
-
-@pytest.mark.parametrize("steps", [1, 5])
-def test_a_constant_offset_has_its_squared_length_as_error(tmp_path, steps):
-    def point(*value):
-        return lambda x, t, labels: column(*value).reshape(1, 2, 1, 1).expand_as(x)
-
-    ends = teacher_ends(tmp_path, point(0.2, -0.4), VE(), 40)
-    # a point mass is reached from any noise in any number of steps, as sigma ends at 0; 0.3^2 + 0.4^2
-    assert ends.error(point(0.5, 0.0), steps) == pytest.approx(0.25, rel=1e-12)
 
 
 # a repeated entry moves the student into another network

@@ -11,8 +11,8 @@ from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation import inception_scorer, reference
 from tractbench.evaluation.evaluate import Settings, evaluate, protocols_of
+from tractbench.evaluation.extractors.inception import SHA256, Features
 from tractbench.evaluation.images import SampleSet, open_samples
-from tractbench.evaluation.inception import SHA256, Features
 from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import PROTOCOLS, load_protocol
 from tractbench.progress import Progress
@@ -150,7 +150,6 @@ def colours(monkeypatch, tmp_path):
     """A data set with a network of six features and protocols of 200 samples."""
     monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reference, "DIMENSIONS", 6)
-    monkeypatch.setattr(inception_scorer, "DIMENSIONS", 6)
     monkeypatch.setattr(inception_scorer, "Inception", Fake)
     return Colours()
 

@@ -22,12 +22,16 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def fitted(features, splits=()):
+def sums(features, splits=(), shift=None):
     features = torch.as_tensor(features)
-    moments = RunningMoments(features.shape[1])
+    moments = RunningMoments(features[0] if shift is None else torch.as_tensor(shift))
     for part in torch.tensor_split(features, list(splits)):
         moments.add(part)
-    return moments.gaussian()
+    return moments
+
+
+def fitted(features, splits=(), shift=None):
+    return sums(features, splits, shift).gaussian()
 
 
 def gaussian(mean, covariance):
@@ -163,6 +167,68 @@ def test_a_large_offset_does_not_cancel(offset):
     np.testing.assert_allclose(found.mean.numpy() - offset, x.mean(0), atol=4e-16 * offset)
 
 
+def assert_equal_moments(found, expected, relative=1e-12):
+    # a covariance's entries are known to the scale of the variances that they belong to
+    spread = expected.covariance.diagonal().sqrt()
+    assert float(((found.covariance - expected.covariance).abs() / torch.outer(spread, spread)).max()) < relative
+    assert float(((found.mean - expected.mean).abs() / (expected.mean.abs() + spread)).max()) < relative
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.lists(st.integers(1, 59), unique=True, max_size=6).map(sorted), st.floats(-3, 3))
+def test_merged_parts_are_the_whole(seed, splits, shift):
+    x = torch.from_numpy(rng(seed).normal(size=(60, 4)) @ rng(seed + 1).normal(size=(4, 4)) + 1)
+    point = torch.full((4,), shift, dtype=torch.float64)
+    whole, merged = sums(x, shift=point), RunningMoments(point)
+    for part in torch.tensor_split(x, splits):
+        merged.merge(sums(part, shift=point))
+    assert merged.count == whole.count == 60
+    for found, expected in ((merged.sum, whole.sum), (merged.outer, whole.outer)):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(whole.outer.diagonal().max()))
+    assert_equal_moments(merged.gaussian(), whole.gaussian())
+    np.testing.assert_allclose(merged.gaussian().covariance.numpy(), np.cov(x.numpy(), rowvar=False), rtol=1e-11)
+
+
+def test_merged_sums_are_the_sums_of_the_parts_to_the_bit():
+    x, point = torch.from_numpy(rng(20).normal(size=(90, 5))), torch.ones(5, dtype=torch.float64)
+    parts = [sums(part, shift=point) for part in x.split(40)]
+    merged = RunningMoments(point)
+    for part in parts:
+        merged.merge(part)
+    assert torch.equal(merged.sum, parts[0].sum + parts[1].sum + parts[2].sum)
+    assert torch.equal(merged.outer, parts[0].outer + parts[1].outer + parts[2].outer)
+
+
+def test_an_empty_part_changes_nothing():
+    x, point = torch.from_numpy(rng(21).normal(size=(30, 3))), torch.zeros(3, dtype=torch.float64)
+    whole = sums(x, shift=point)
+    before = whole.sum.clone(), whole.outer.clone()
+    whole.merge(RunningMoments(point))
+    assert (torch.equal(whole.sum, before[0]), torch.equal(whole.outer, before[1]), whole.count) == (True, True, 30)
+
+
+def test_sums_about_different_points_do_not_add_up():
+    with pytest.raises(ValueError, match="different points"):
+        RunningMoments(torch.zeros(2)).merge(RunningMoments(torch.ones(2)))
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e7])
+def test_merged_parts_far_from_zero_keep_their_covariance(offset):
+    # a shift within a spread of the mean: nothing cancels however far away all that is
+    x = np.round(rng(22).normal(size=(400, 3)) * 8) / 8
+    merged = RunningMoments(torch.full((3,), offset + 0.5, dtype=torch.float64))
+    for part in torch.from_numpy(x + offset).split(90):
+        merged.merge(sums(part, shift=merged.shift))
+    np.testing.assert_allclose(merged.gaussian().covariance.numpy(), np.cov(x, rowvar=False), rtol=1e-12, atol=1e-13)
+
+
+def test_the_shift_changes_only_the_rounding():
+    x = torch.from_numpy(rng(23).normal(size=(200, 4)) + 2)
+    expected = fitted(x, shift=x.mean(0))
+    for shift in (0.0, 1.0, -30.0):
+        assert_equal_moments(fitted(x, shift=torch.full((4,), shift)), expected)
+
+
 def test_float32_features_are_summed_in_float64():
     x = (rng(17).normal(size=(5000, 2)) + 100).astype(np.float32)
     found = fitted(x, splits=range(50, 5000, 50))
@@ -174,7 +240,7 @@ def test_float32_features_are_summed_in_float64():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_samples_have_no_covariance(count):
-    moments = RunningMoments(2)
+    moments = RunningMoments(torch.zeros(2))
     if count:
         moments.add(torch.zeros(count, 2))
     with pytest.raises(ValueError, match=f"at least 2 samples, not {count}"):

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from tractbench.errors import ConfigError, DamagedFileError, DownloadError
-from tractbench.evaluation.inception import SHA256, URL, Inception, Weights, choose_weights
-from tractbench.evaluation.resize import RESIZES, SIZE, clean_bicubic, tensorflow_bilinear, torch_bilinear
+from tractbench.evaluation.extractors.inception import SHA256, URL, Inception, Weights, choose_weights
+from tractbench.evaluation.extractors.resize import RESIZES, SIZE, clean_bicubic, tensorflow_bilinear, torch_bilinear
 from tractbench.progress import Progress
 
 with warnings.catch_warnings():

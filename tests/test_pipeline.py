@@ -61,7 +61,7 @@ def test_cifar10_from_batches_to_a_score_that_is_no_fid(tractbench, tmp_path, in
 
 
 def test_a_run_without_the_weights_says_where_they_belong(tractbench, tmp_path, monkeypatch):
-    import tractbench.evaluation.inception as module
+    import tractbench.evaluation.extractors.inception as module
 
     monkeypatch.setattr(module, "URL", "http://127.0.0.1:9/" + module.URL.rpartition("/")[2])
     tractbench("data", "prepare", "cifar10", cifar_files(tmp_path / "files"), "--allow-deviation", "-q")

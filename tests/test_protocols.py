@@ -1,4 +1,5 @@
 import hashlib
+import time
 from functools import partial
 
 import numpy as np
@@ -8,14 +9,15 @@ import torch
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation import inception_scorer, reference
+from tractbench.evaluation.extractors.inception import SHA256, Features, Weights
+from tractbench.evaluation.extractors.resize import RESIZES
 from tractbench.evaluation.fidelity import kernel_distance
 from tractbench.evaluation.frechet import frechet_distance
-from tractbench.evaluation.inception import SHA256, Features, Weights
 from tractbench.evaluation.inception_scorer import InceptionScorer, unverified_name
-from tractbench.evaluation.metrics import make_scorer
+from tractbench.evaluation.metrics import make_scorer, reference_hash
 from tractbench.evaluation.protocols import INCEPTION_METRICS, PROTOCOLS, load_protocol
 from tractbench.evaluation.reference import import_reference, regrouped, statistics_key
-from tractbench.evaluation.resize import RESIZES
+from tractbench.io import files
 from tractbench.progress import Progress, Task
 from tractbench.registry import load_dataset
 
@@ -53,7 +55,6 @@ class Fake:
 def _small_network(monkeypatch, tmp_path):
     monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reference, "DIMENSIONS", DIMENSIONS)
-    monkeypatch.setattr(inception_scorer, "DIMENSIONS", DIMENSIONS)
     monkeypatch.setattr(inception_scorer, "Inception", Fake)
     monkeypatch.setattr(inception_scorer, "kernel_distance", partial(kernel_distance, subsets=4))
 
@@ -184,15 +185,51 @@ def test_the_key_of_statistics_holds_all_that_decides_them(colours):
     assert len(keys) == 5
 
 
-def test_a_damaged_cache_says_so(colours, tmp_path):
-    scorer(colours).prepare()
-    for pattern in ("*.npz", "*.npy"):
-        path = next((tmp_path / "cache" / "statistics").glob(pattern))
-        whole = path.read_bytes()
-        path.write_bytes(whole[:100])
-        with pytest.raises(DamagedFileError, match="only a cache"):
-            scorer(colours).prepare()
-        path.write_bytes(whole)
+class Told(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("pattern", ["*.npz", "*.npy", "*.sha256"])
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-1], lambda content: b""])
+def test_a_damaged_cache_is_computed_again_to_the_same_numbers(colours, tmp_path, pattern, damage):
+    expected = scorer(colours).score([colours.held_out])
+    path = next((tmp_path / "cache" / "statistics").glob(pattern))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    told = Told()
+    again = scorer(colours, progress=told)
+    assert again.score([colours.held_out]) == expected
+    assert sum(again.network.batches) == 1203 + 1000
+    (message,) = told.messages
+    assert "computed again" in message
+    assert path.read_bytes() == whole
+    silent = Told()
+    scorer(colours, progress=silent).prepare()
+    assert not silent.messages
+
+
+@pytest.mark.parametrize("pattern", ["*.npz", "*.npy", "*.sha256"])
+def test_a_missing_part_of_the_cache_is_computed_again(colours, tmp_path, pattern):
+    expected = scorer(colours).score([colours.held_out])
+    next((tmp_path / "cache" / "statistics").glob(pattern)).unlink()
+    assert scorer(colours).score([colours.held_out]) == expected
+
+
+def test_statistics_of_other_scoring_code_are_not_found(colours, monkeypatch):
+    key = statistics_key(colours, "torch", SHA256)
+    monkeypatch.setattr(reference, "SCORING_VERSION", reference.SCORING_VERSION + 1)
+    assert statistics_key(colours, "torch", SHA256) != key
 
 
 def test_an_interrupted_pass_leaves_no_statistics(colours, tmp_path):
@@ -206,7 +243,7 @@ def test_an_interrupted_pass_leaves_no_statistics(colours, tmp_path):
     mine.__dict__["network"] = Broken()
     with pytest.raises(KeyboardInterrupt):
         mine.prepare()
-    assert not list((tmp_path / "cache" / "statistics").iterdir())
+    assert [path.suffix for path in (tmp_path / "cache" / "statistics").iterdir()] in ([], [".lock"])
 
 
 def test_the_pass_over_the_training_images_is_reported(colours):
@@ -283,6 +320,115 @@ def test_statistics_that_are_no_npz(tmp_path):
         import_reference(tmp_path / "bad.npz")
     with pytest.raises(ConfigError, match="no statistics at"):
         import_reference(tmp_path / "missing.npz")
+
+
+class Unread(Dataset):
+    """A data set of a manifest: who reads an image fails."""
+
+    name = "unread"
+    shape = (3, 4, 4)
+    protocol = "tract"
+    features = "digits-classifier"
+    train_count = 50_000
+    fingerprint = "ab" * 32
+
+    @property
+    def train(self):
+        raise AssertionError("images are read")
+
+    held_out = train
+
+
+def nothing(*arguments, **settings):
+    raise AssertionError("something is computed")
+
+
+@pytest.fixture
+def _only_identified(monkeypatch):
+    from tractbench.evaluation import exact_scorer, image_scorer
+    from tractbench.evaluation.extractors import classifier
+
+    monkeypatch.setattr(inception_scorer, "Inception", nothing)
+    monkeypatch.setattr(inception_scorer, "dataset_reference", nothing)
+    monkeypatch.setattr(inception_scorer, "import_reference", nothing)
+    monkeypatch.setattr(classifier, "load_network", nothing)
+    monkeypatch.setattr(exact_scorer, "RunningMoments", nothing)
+    monkeypatch.setattr(image_scorer, "RunningMoments", nothing)
+
+
+@pytest.mark.usefixtures("_only_identified")
+def test_a_reference_is_identified_without_computing_anything(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    np.savez(tmp_path / "s.npz", mu=np.zeros(DIMENSIONS), sigma=np.eye(DIMENSIONS))
+    tract, raw, exact = map(load_protocol, ("tract", "raw", "exact"))
+    given = {"weights": tmp_path / "w.pth", "statistics": tmp_path / "s.npz"}
+    found = {
+        reference_hash(Unread(), tract, samples=50_000),
+        reference_hash(Unread(), tract, samples=200),  # fewer metrics
+        reference_hash(Unread(), tract, samples=50_000, weights=given["weights"]),
+        reference_hash(Unread(), tract, samples=50_000, statistics=given["statistics"]),
+        reference_hash(Unread(), tract, samples=50_000, **given),
+        reference_hash(Unread(), load_protocol("edm"), samples=50_000),
+        reference_hash(Unread(), raw, samples=500),
+        reference_hash(load_dataset("mixture2d"), exact, samples=5000),
+        reference_hash(load_dataset("gaussian:3"), exact, samples=5000),
+    }
+    assert len(found) == 9
+
+
+@pytest.mark.usefixtures("_only_identified")
+def test_a_given_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    hashed = []
+    true = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or true(path))
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"weights")
+    found = {reference_hash(Unread(), load_protocol("tract"), samples=5000, weights=path) for _ in range(20)}
+    assert (len(found), len(hashed)) == (1, 1)
+    path.write_bytes(b"other weights")
+    found.add(reference_hash(Unread(), load_protocol("tract"), samples=5000, weights=path))
+    assert (len(found), len(hashed)) == (2, 2)
+
+
+@pytest.mark.usefixtures("_only_identified")
+@pytest.mark.parametrize("name", ["tract", "raw", "exact"])
+def test_identifying_is_quick(name):
+    data = load_dataset("mixture2d") if name == "exact" else Unread()
+    started = time.perf_counter()
+    for samples in range(1000):
+        reference_hash(data, load_protocol(name), samples=5000 + samples)
+    assert time.perf_counter() - started < 2.5  # the aim is a fraction of a second; loading anything takes minutes
+
+
+@pytest.mark.parametrize(("data", "name"), [("digits", "raw"), ("mixture2d", "exact")])
+def test_the_scorer_that_is_used_has_the_hash_that_was_found(data, name):
+    dataset, protocol = load_dataset(data), load_protocol(name)
+    used = make_scorer(dataset, protocol, 100, 500)
+    used.prepare()
+    assert set(used.floors) == set(protocol.metrics)
+    assert used.basis.reference_hash == used.reference_hash == reference_hash(dataset, protocol, samples=500)
+
+
+def test_the_inception_scorer_that_is_used_has_the_hash_that_was_found(colours):
+    for samples in (200, 50_000):
+        used = make_scorer(colours, load_protocol("tract"), 500, samples)
+        used.prepare()
+        assert used.basis.reference_hash == reference_hash(colours, load_protocol("tract"), samples=samples)
+
+
+def test_prepared_data_are_identified_by_their_manifest(tmp_path, monkeypatch):
+    from data_files import cifar_files
+
+    data = load_dataset("cifar10")
+    data.prepare(cifar_files(tmp_path / "files"), Progress(), allow_deviation=True)
+    data = load_dataset("cifar10")
+    assert data.training_images == 20
+    expected = reference_hash(data, load_protocol("tract"), samples=50_000)
+    pixels = tmp_path / "cache" / "data" / "cifar10" / "train.pixels"
+    pixels.write_bytes(bytes(pixels.stat().st_size))  # nobody looks: `data verify` does
+    assert reference_hash(load_dataset("cifar10"), load_protocol("tract"), samples=50_000) == expected
+    kept = make_scorer(data, load_protocol("tract"), 500, 50_000).protocol.metrics
+    assert kept == ("fid", "fid_infinity", "precision", "recall", "inception_score")  # KID needs 1,000 of the 20
 
 
 def test_grey_data_have_no_fid():

@@ -14,7 +14,7 @@ import torch
 
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.errors import TractbenchError
-from tractbench.evaluation.inception import choose_weights
+from tractbench.evaluation.extractors.inception import choose_weights
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_sha256
 from tractbench.registry import dataset_names, load_dataset, load_method, method_names

@@ -78,7 +78,7 @@ def evaluate(
     if self_check:
         if path is not None or len(protocols) > 1:
             raise ConfigError("--self-check scores real images under one protocol; leave samples and 'all' out")
-        from tractbench.evaluation.inception import choose_weights
+        from tractbench.evaluation.extractors.inception import choose_weights
         from tractbench.evaluation.self_check import self_check as check
 
         with data.computing():

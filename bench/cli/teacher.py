@@ -226,12 +226,12 @@ def features_train(
 ) -> None:
     """Train the classifier behind fd_feature; this is how the shipped one was made."""
     from tractbench.datasets.digits import Digits
-    from tractbench.evaluation.features import train_classifier
+    from tractbench.evaluation.extractors.classifier import train_classifier
     from tractbench.registry import load_dataset
 
     data = load_dataset(dataset)
     if not isinstance(data, Digits):
         raise ConfigError(f"data set '{data.name}' has no classifier recipe; only 'digits' has one")
     with data.computing():
-        card = train_classifier(data, to, progress(quiet), seed=seed)
+        card = train_classifier(data, data.classifier_labels(), to, progress(quiet), seed=seed)
     print(f"wrote {to / card.name}.toml; held-out accuracy {card.accuracy:.1%}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """What a run is called: hashes of all that decides its numbers, in normal form, and of nothing else.
 
-Two rules keep names for ever. A field that has no effect under the others is left out, so that runs with equal bits have
-one name. A field is also left out at the value it was introduced with, so that a field added later renames nothing; its
+Two rules keep names for ever. A field that has no effect under the others is left out, so that runs with equal bits
+have one name. A field is also left out at the value it was introduced with, so that a field added later renames nothing; its
 default may change if ``Field(new, json_schema_extra={"introduced": old})`` says what it was.
 
 Everything here follows from the configuration, the cards and the data manifests: no weights are loaded.
@@ -25,7 +25,8 @@ TRAINING_VERSION = 3
 """Raised by hand whenever a change alters students; part of every student's name."""
 
 SCORING_VERSION = 3
-"""Raised by hand whenever a change alters samples, features or scores of one student; part of every cell's name."""
+"""Raised by hand whenever a change alters samples, features or scores of one student; part of every cell's name, and of
+the keys of what is kept to score with."""
 
 TRAINING_FIELDS = frozenset(
     {
@@ -33,8 +34,9 @@ TRAINING_FIELDS = frozenset(
         *("mu_i", "ema_residual", "ema_reset", "phase_start", "precision", "seed"),
     }
 )
-"""Fields that training reads as they are. It also reads ``budget``, as a number of steps, ``process`` and ``grid_steps``
-as the process they make, ``teacher`` and ``dataset`` as the hashes of what they stand for, and ``options``."""
+"""Fields that training reads as they are. It also reads ``budget``, as a number of steps, ``process`` and
+``grid_steps`` as the process they make, ``teacher`` and ``dataset`` as the hashes of what they stand for, and
+``options``."""
 
 SAMPLING_FIELDS = frozenset({"tier", "nfe", "sampling_seeds", "samples", "chunk", "clip_sample", "precision"})
 """Fields that sampling and scoring read as they are; ``tier`` moves no number, but evidence of two tiers is never one.

@@ -151,6 +151,11 @@ class Dataset:
         return None
 
     @property
+    def training_images(self) -> int:
+        """How many training images there are on this machine; they are opened only where nothing else says it."""
+        return self.train_count or len(self.train)
+
+    @property
     def deviates(self) -> str | None:
         """How the images differ from the published ones; then no score is one of the data set."""
         return None

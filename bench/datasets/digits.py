@@ -22,6 +22,7 @@ class Digits(Dataset):
     summary: ClassVar[str] = "1,797 handwritten digits, 8x8 grey, shipped with scikit-learn; 1,297 train, 500 held out"
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     levels: ClassVar[int] = 17
+    train_count: ClassVar[int] = TRAINING_IMAGES
     threads: ClassVar[int | None] = 1
     features: ClassVar[str] = "digits-classifier"
     processes: ClassVar[tuple[str, ...]] = ("vp", "ve")

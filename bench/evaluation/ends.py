@@ -6,19 +6,21 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tractbench.config.identity import RESULTS_VERSION
+from tractbench.config.identity import SCORING_VERSION
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.evaluation.sampling import sample
 from tractbench.io.canonical import canonical
-from tractbench.progress import Task
-from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
+from tractbench.io.files import write_atomic
+from tractbench.io.sealed import keep_sealed
+from tractbench.progress import Progress, Task
 
 ENDS = 512
-"""Noises on which students are compared with their teacher, or as many as a run samples."""
+"""Noises on which students are compared with their teacher, however many samples a run scores."""
 
 SEED = 0
 CHUNK = 128
@@ -35,10 +37,11 @@ class TeacherEnds:
         shape: (C, H, W).
         steps: steps of the full schedule.
         solver: the teacher's own solver.
-        clip: clip x0 to [-1, 1] while sampling.
+        clip: clip x0 to [-1, 1] while sampling, as the data allow it, whatever a run does with its samples.
         classes: number of classes, 0 for none.
+        precision: numerics of the networks' passes, which the denoisers given see to.
         device: where networks run.
-        count: number of noises.
+        progress: draws the bar, and says when the file is damaged and so computed again.
     """
 
     def __init__(
@@ -53,17 +56,17 @@ class TeacherEnds:
         solver: str,
         clip: bool,
         classes: int = 0,
+        precision: str = "fp32",
         device: str = "cpu",
-        count: int = ENDS,
+        progress: Progress | None = None,
     ) -> None:
         self._teacher, self._process, self._shape, self.steps = teacher, process, shape, steps
         self._solver, self._clip, self._classes, self._device = solver, clip, classes, device
-        self.count = count
-        settings = [repr(process), steps, solver, clip, classes, device, list(shape)]
-        parts = [RESULTS_VERSION, teacher_hash, settings, count, SEED, min(CHUNK, count)]
-        self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.safetensors"
+        self._progress = progress or Progress()
+        parts = [SCORING_VERSION, teacher_hash, process.key, steps, solver, clip, classes, precision]
+        self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.npy"
 
-    def error(self, denoiser: Denoiser, steps: int, solver: str = "ddim") -> float:
+    def error(self, denoiser: Denoiser, steps: int, solver: str) -> float:
         """Return the mean over the noises of the squared L2 distance between a sampler's image and the teacher's.
 
         Args:
@@ -73,21 +76,29 @@ class TeacherEnds:
         """
         return float((self._samples(denoiser, steps, solver) - self.ends).square().flatten(1).sum(1).mean())
 
-    @property
-    def known(self) -> bool:
-        """Whether the file is there."""
-        return self._path.exists()
-
-    def compute(self, task: Task | None = None) -> None:
-        """Sample the teacher and write the file; ``task`` is told of every image."""
-        save_checkpoint(self._path, {"ends": self._samples(self._teacher, self.steps, self._solver, task)}, {})
+    def prepare(self) -> None:
+        """Read or compute the teacher's samples now, with a progress bar."""
+        _ = self.ends
 
     @cached_property
     def ends(self) -> Tensor:
-        """The teacher's samples ``[count, C, H, W]``, float64."""
-        if not self.known:
-            self.compute()
-        return load_checkpoint(self._path, "delete it, it is only a cache")[0]["ends"]
+        """The teacher's samples ``[512, C, H, W]``, float64.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        keep_sealed((self._path,), self._compute, self._progress)
+        return torch.from_numpy(np.load(self._path))
+
+    def _compute(self) -> None:
+        with self._progress.task(f"teacher, {self.steps} steps", ENDS, "image") as task:
+            ends = self._samples(self._teacher, self.steps, self._solver, task).numpy()
+
+        def write(file: Path) -> None:
+            with file.open("wb") as handle:
+                np.save(handle, ends)
+
+        write_atomic(self._path, write)
 
     def _samples(self, denoiser: Denoiser, steps: int, solver: str, task: Task | None = None) -> Tensor:
         batches = sample(
@@ -95,9 +106,9 @@ class TeacherEnds:
             self._process,
             self._shape,
             SEED,
-            self.count,
+            ENDS,
             steps,
-            chunk=min(CHUNK, self.count),
+            chunk=CHUNK,
             solver=solver,
             classes=self._classes,
             clip=self._clip,

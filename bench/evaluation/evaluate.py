@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.formats.files import FileDataset
-from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+from tractbench.errors import ConfigError, nearest_name
 from tractbench.evaluation.fidelity import FROM_FEATURES, check_metrics
+from tractbench.evaluation.grey import GreyRows
 from tractbench.evaluation.images import SampleSet, format_shape
 from tractbench.evaluation.inception_scorer import check_data
 from tractbench.evaluation.manifest import Manifest, versions
 from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
 from tractbench.evaluation.reference import regrouped
-from tractbench.progress import Progress, Task
+from tractbench.progress import Progress
 
 CHUNK = 500
 
@@ -87,7 +82,7 @@ def evaluate(
     protocol = _chosen_metrics(protocol, settings)
     size, sets, deviations = _plan(samples, dataset, protocol, settings)
     if protocol.inception:
-        check_metrics(protocol.metrics, size, None if settings.statistics else len(dataset.train))
+        check_metrics(protocol.metrics, size, None if settings.statistics else dataset.training_images)
     scorer = make_scorer(
         dataset,
         protocol,
@@ -102,7 +97,7 @@ def evaluate(
     per_set: list[dict[str, float]] = []
     first = scorer.protocol.metrics[0]
     with progress.task(f"scoring, protocol {protocol.name}", size * sets, "image") as task:
-        rows = _Rows(samples, dataset, protocol, task)
+        rows = GreyRows(samples, dataset, protocol, task)
         for index in range(sets):
             per_set.append(scorer.score(regrouped(rows.take(size), CHUNK)))
             task.advance(0, f"set {index + 1}  {first} {per_set[-1][first]:.4g}")
@@ -147,7 +142,6 @@ def _plan(
 ) -> tuple[int, int, tuple[str, ...]]:
     """Return the images in a set, the number of sets, and what deviates from the protocol."""
     deviations: list[str] = []
-    data = [dataset.deviates] if isinstance(dataset, FileDataset) and dataset.deviates else []
     count, expected = samples.count, settings.samples or protocol.samples or samples.count
     if count == 0:
         raise ConfigError(f"{samples.source} holds no sample; give at least one set of them")
@@ -171,38 +165,6 @@ def _plan(
             f"{samples.source} is not what protocol '{protocol.name}' takes: {'; '.join(deviations)}; give what it "
             "takes, or add --allow-deviation to score it and say so"
         )
-    deviations += [f"{dataset.name} itself: {deviation}" for deviation in data]
+    if dataset.deviates:
+        deviations.append(f"{dataset.name} itself: {dataset.deviates}")
     return expected, sets, tuple(deviations)
-
-
-class _Rows:
-    """Samples as grey levels, taken in exact numbers and hashed on the way."""
-
-    def __init__(self, samples: SampleSet, dataset: Dataset, protocol: Protocol, task: Task) -> None:
-        self._samples, self._dataset, self._protocol, self._task = samples, dataset, protocol, task
-        self._batches = samples.read()
-        self._rest = torch.empty((0, *samples.shape), dtype=torch.uint8)
-        self.digest = hashlib.sha256(f"{samples.shape}".encode())
-
-    def take(self, count: int) -> Iterator[Tensor]:
-        """Yield the next ``count`` images, in pieces."""
-        while count:
-            if not len(self._rest):
-                self._rest = self._next()
-            piece, self._rest = self._rest[:count], self._rest[count:]
-            count -= len(piece)
-            self.digest.update(piece.contiguous().numpy().tobytes())
-            yield piece
-            self._task.advance(len(piece))
-
-    def _next(self) -> Tensor:
-        batch = next(self._batches, None)
-        if batch is None:
-            raise DamagedFileError(f"{self._samples.source} holds fewer samples than it says; make or fetch it again")
-        grey = self._protocol.quantised(batch, self._dataset) if self._samples.floats else batch
-        if int(grey.max()) >= self._dataset.levels:
-            raise ConfigError(
-                f"{self._samples.source} has grey level {int(grey.max())}, {self._dataset.name} ends at "
-                f"{self._dataset.levels - 1}; save its own levels, or floats in [-1, 1]"
-            )
-        return grey

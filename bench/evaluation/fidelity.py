@@ -21,6 +21,9 @@ KID_SUBSET_SIZE = 1000
 NEIGHBOURS = 3
 INCEPTION_SPLITS = 10
 
+PIECE = 4096
+"""Rows whose moments are summed at once."""
+
 DISTANCES = 1 << 25
 """Distances held at once."""
 
@@ -65,9 +68,9 @@ def check_metrics(metrics: tuple[str, ...], samples: int, training: int | None) 
 
 
 def moments(features: Tensor) -> Gaussian:
-    """Return mean and covariance of features ``[N, D]``."""
-    sums = RunningMoments(features.shape[1])
-    for piece in torch.split(features, 4096):
+    """Return mean and covariance of features ``[N, D]``, summed about the mean of their first piece."""
+    sums = RunningMoments(features[:PIECE].double().mean(0))
+    for piece in torch.split(features, PIECE):
         sums.add(piece)
     return sums.gaussian()
 

@@ -13,33 +13,59 @@ EPSILON = torch.finfo(torch.float64).eps
 
 
 class RunningMoments:
-    """Sums of features in float64, so that memory does not grow with the number of images."""
+    """Sums of features about a fixed point, in float64: memory does not grow with the number of images.
 
-    def __init__(self, dimensions: int) -> None:
+    The covariance is as accurate as the point is near the mean, measured in spreads: give the reference's mean. Sums
+    about the same point add up, so several processes can share out the rows.
+
+    Args:
+        shift: the point ``[D]``; it is part of the state, and never changed.
+
+    Attributes:
+        shift: the point ``[D]``, float64.
+        count: number of rows.
+        sum: sum of the rows less the point ``[D]``, float64.
+        outer: sum of their outer products ``[D, D]``, float64.
+    """
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift.detach().double().cpu()
         self.count = 0
-        self._shift: Tensor | None = None
-        self._sum = torch.zeros(dimensions, dtype=torch.float64)
-        self._outer = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+        self.sum = torch.zeros_like(self.shift)
+        self.outer = torch.zeros(len(self.shift), len(self.shift), dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
         """Add features ``[B, D]``."""
         if len(features) == 0:
             return
-        rows = features.double().cpu()
-        if self._shift is None:  # sums about a point near the mean: no cancellation in the covariance
-            self._shift = rows.mean(0)
-        rows = rows - self._shift
+        rows = features.double().cpu() - self.shift
         self.count += len(rows)
-        self._sum += rows.sum(0)
-        self._outer += rows.T @ rows
+        self.sum += rows.sum(0)
+        self.outer += rows.T @ rows
+
+    def merge(self, other: RunningMoments) -> None:
+        """Add the rows of other sums about the same point; several are merged in a fixed order, as rounding has one.
+
+        Raises:
+            ValueError: the sums are about different points.
+        """
+        if not torch.equal(self.shift, other.shift):
+            raise ValueError("sums about different points do not add up; give all parts the same shift")
+        self.count += other.count
+        self.sum += other.sum
+        self.outer += other.outer
 
     def gaussian(self) -> Gaussian:
-        """Return mean and unbiased covariance of all rows so far; at least two are needed."""
-        if self._shift is None or self.count < 2:
+        """Return mean and unbiased covariance of all rows so far.
+
+        Raises:
+            ValueError: there are fewer than two rows.
+        """
+        if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 samples, not {self.count}")
-        mean = self._sum / self.count
-        covariance = (self._outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
-        return Gaussian(mean + self._shift, covariance)
+        mean = self.sum / self.count
+        covariance = (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Gaussian(mean + self.shift, covariance)
 
 
 LARGE = 512

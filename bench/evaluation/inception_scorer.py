@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
+from tractbench.evaluation.extractors.inception import Inception, Weights
 from tractbench.evaluation.fidelity import (
     FROM_FEATURES,
     fid_infinity,
@@ -27,20 +27,18 @@ from tractbench.evaluation.fidelity import (
     precision_recall,
 )
 from tractbench.evaluation.frechet import RunningMoments, frechet_distance
-from tractbench.evaluation.inception import DIMENSIONS, Inception, Weights
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.protocols import Protocol
 from tractbench.evaluation.reference import (
     BATCH,
-    VERSION,
     Network,
     Reference,
     dataset_reference,
     import_reference,
     regrouped,
+    statistics_sha256,
 )
 from tractbench.io.canonical import canonical
-from tractbench.io.files import file_sha256
 from tractbench.progress import Progress
 
 
@@ -51,7 +49,7 @@ def unverified_name(metric: str) -> str:
 
 def check_data(dataset: Dataset, protocol: Protocol) -> None:
     """Raise ConfigError if an Inception protocol is not for such data."""
-    if isinstance(dataset, Mixture) or dataset.shape[0] != 3 or dataset.levels != 256:
+    if dataset.distribution is not None or dataset.shape[0] != 3 or dataset.levels != 256:
         raise ConfigError(
             f"protocol '{protocol.name}' needs RGB images of 256 grey levels, which '{dataset.name}' has not; "
             f"use --protocol {dataset.protocol}"
@@ -61,7 +59,8 @@ def check_data(dataset: Dataset, protocol: Protocol) -> None:
 class InceptionScorer:
     """Scores images against a data set's training images by Inception features.
 
-    Weights are fetched and statistics computed when the first score asks for them.
+    Nothing but hashes of the files that a user gives is computed here: weights are fetched, statistics read or computed
+    when :meth:`prepare` or the first score asks for them.
 
     Args:
         dataset: the data, RGB with 256 grey levels.
@@ -72,7 +71,7 @@ class InceptionScorer:
         statistics: npz file to compare with instead of the training images.
 
     Raises:
-        ConfigError, DamagedFileError: the statistics cannot be read.
+        ConfigError: there is no such file of statistics.
     """
 
     def __init__(
@@ -86,15 +85,18 @@ class InceptionScorer:
         statistics: Path | None = None,
     ) -> None:
         self._metrics = protocol.metrics
-        self._imported = None if statistics is None else import_reference(statistics)
         names = self._metrics if weights.verified else tuple(map(unverified_name, self._metrics))
         self.protocol = protocol.model_copy(update={"metrics": names})
-        self.floors: dict[str, float] = {}
-        self._dataset, self._weights = dataset, weights
+        self._dataset, self._weights, self._statistics = dataset, weights, statistics
         self._device, self._progress = device, progress or Progress()
-        reference = dataset.fingerprint if statistics is None else file_sha256(statistics)
-        parts = [VERSION, reference, self.protocol.key, weights.sha256]
+        self._imported = None if statistics is None else statistics_sha256(statistics)
+        parts = [self._imported or dataset.fingerprint, self.protocol.key, weights.sha256]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Nothing: no scores of held-out images are computed."""
+        return {}
 
     @cached_property
     def network(self) -> Network:
@@ -104,19 +106,24 @@ class InceptionScorer:
     @cached_property
     def reference(self) -> Reference:
         """What samples are compared with."""
-        if self._imported is not None:
-            return self._imported
+        if self._statistics is not None:
+            return import_reference(self._statistics)
         resize, sha256 = self.protocol.resize, self._weights.sha256
         return dataset_reference(self._dataset, resize, sha256, self.network, self._progress)
 
     @property
     def basis(self) -> Basis:
         """What the scores depend on besides the samples."""
+        if self._statistics is None:
+            images: int | None = self._dataset.training_images
+            source = f"computed from the {images:,} training images of {self._dataset.name}"
+        else:
+            images, source = None, f"imported from {self._statistics.name} {self._imported}"
         return Basis(
             weights={"inception": self._weights.sha256},
             verified=self._weights.verified,
-            statistics=self.reference.source,
-            reference_images=self.reference.images,
+            statistics=source,
+            reference_images=images,
             reference_hash=self.reference_hash,
         )
 
@@ -129,7 +136,7 @@ class InceptionScorer:
         reference = self.reference
         hold_pool = bool({"fid_infinity", *FROM_FEATURES} & set(self._metrics))
         hold_logits = "inception_score" in self._metrics
-        sums = RunningMoments(DIMENSIONS)
+        sums = RunningMoments(reference.gaussian.mean)
         pools: list[Tensor] = []
         logits: list[Tensor] = []
         for batch in regrouped(batches, BATCH):

@@ -14,7 +14,7 @@ from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, nearest_name
 
 Resize = Literal["none", "tensorflow", "torch", "clean"]
-"""How images reach the extractor's size, see :mod:`tractbench.evaluation.resize`."""
+"""How images reach the extractor's size, see :mod:`tractbench.evaluation.extractors.resize`."""
 
 WORDING = {"description", "floor"}
 """What of a protocol changes no score."""

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tractbench.config.identity import SCORING_VERSION
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.evaluation.extractors.inception import DIMENSIONS, Features
 from tractbench.evaluation.frechet import Gaussian, RunningMoments
-from tractbench.evaluation.inception import DIMENSIONS, Features
 from tractbench.io.cache import cache_dir
 from tractbench.io.canonical import canonical
-from tractbench.io.files import file_sha256, write_atomic
+from tractbench.io.files import known_sha256, write_atomic
+from tractbench.io.sealed import keep_sealed
 from tractbench.progress import Progress
 
 BATCH = 50
@@ -27,9 +29,6 @@ BATCH = 50
 
 KEPT = 50_000
 """Reference images whose features are kept, evenly spaced, for the metrics that compare single images."""
-
-VERSION = 1
-"""Raised whenever a change alters features or statistics."""
 
 
 class Network(Protocol):
@@ -46,14 +45,10 @@ class Reference:
     Attributes:
         gaussian: mean and covariance of the features, with their root.
         features: features of at most 50,000 of the images, float32, mapped from their file; None if imported.
-        images: number of images, None if the file does not say.
-        source: where the statistics come from, for captions.
     """
 
     gaussian: Gaussian
     features: Tensor | None
-    images: int | None
-    source: str
 
 
 def regrouped(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
@@ -74,7 +69,7 @@ def regrouped(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 
 def statistics_key(dataset: Dataset, resize: str, weights_sha256: str) -> str:
     """Return the sha256 of all that decides the statistics of a data set's training images."""
-    parts = [VERSION, dataset.fingerprint, len(dataset.train), resize, weights_sha256]
+    parts = [SCORING_VERSION, dataset.fingerprint, dataset.training_images, resize, weights_sha256]
     return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
 
@@ -86,44 +81,35 @@ def dataset_reference(dataset: Dataset, resize: str, sha256: str, network: Netwo
         resize: how images reach the network's size.
         sha256: hash of the network's weights.
         network: extracts features.
-        progress: draws the bar.
+        progress: draws the bar, and says when the cache is damaged and so computed again.
 
     Raises:
-        DamagedFileError: the cached file cannot be read.
+        StoreError: the cache cannot be written.
     """
-    key = statistics_key(dataset, resize, sha256)
-    path = cache_dir() / "statistics" / f"{key}.npz"
+    path = cache_dir() / "statistics" / f"{statistics_key(dataset, resize, sha256)}.npz"
     features = path.with_suffix(".features.npy")
-    if not (path.exists() and features.exists()):
-        _compute(dataset, resize, network, progress, path, features)
+    keep_sealed((path, features), lambda: _compute(dataset, resize, network, progress, path, features), progress)
     values = _read(path, ("mu", "sigma", "root"), "delete it, it is only a cache")
-    try:
-        rows = torch.from_numpy(np.load(features, mmap_mode="c"))
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedFileError(f"{features} is damaged; delete it, it is only a cache") from error
-    return Reference(
-        Gaussian(values["mu"], values["sigma"], values["root"]),
-        rows,
-        len(dataset.train),
-        f"computed from the {len(dataset.train):,} training images of {dataset.name}",
-    )
+    rows = torch.from_numpy(np.load(features, mmap_mode="c"))
+    return Reference(Gaussian(values["mu"], values["sigma"], values["root"]), rows)
 
 
 def _compute(dataset: Dataset, resize: str, network: Network, progress: Progress, path: Path, features: Path) -> None:
+    """Write mean, covariance and root, summed about the mean of the first batch, and the features that are kept."""
     count = len(dataset.train)
     kept = np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))
-    sums = RunningMoments(DIMENSIONS)
+    opening = network(dataset.train[:BATCH], resize).pool
+    sums = RunningMoments(opening.double().mean(0))
 
     def write_features(file: Path) -> None:
-        rows = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(len(kept), DIMENSIONS))
+        rows = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(len(kept), len(sums.shift)))
         with progress.task("reference statistics", count, "image") as task:
             for first in range(0, count, BATCH):
-                images = dataset.train[first : first + BATCH]
-                pool = network(images, resize).pool
+                pool = network(dataset.train[first : first + BATCH], resize).pool if first else opening
                 sums.add(pool)
-                low, high = np.searchsorted(kept, [first, first + len(images)])
+                low, high = np.searchsorted(kept, [first, first + len(pool)])
                 rows[low:high] = pool[kept[low:high] - first].numpy()
-                task.advance(len(images))
+                task.advance(len(pool))
         rows.flush()
 
     write_atomic(features, write_features)
@@ -137,6 +123,18 @@ def _compute(dataset: Dataset, resize: str, network: Network, progress: Progress
     write_atomic(path, write_statistics)
 
 
+def statistics_sha256(path: Path) -> str:
+    """Return the hash of a file of statistics.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    try:
+        return known_sha256(path)
+    except OSError as error:
+        raise ConfigError(f"no statistics at {path} ({error.strerror}); give an npz file with mu and sigma") from error
+
+
 def import_reference(path: Path) -> Reference:
     """Read statistics that others made: an npz file with ``mu`` ``[2048]`` and ``sigma`` ``[2048, 2048]``.
 
@@ -144,8 +142,7 @@ def import_reference(path: Path) -> Reference:
         ConfigError: there is no such file.
         DamagedFileError: it holds something else.
     """
-    if not path.is_file():
-        raise ConfigError(f"no statistics at {path}; give an npz file with mu and sigma")
+    statistics_sha256(path)  # says whether it is there
     values = _read(path, ("mu", "sigma"), "give an npz file with mu and sigma")
     mean, covariance = values["mu"], values["sigma"]
     if mean.shape != (DIMENSIONS,) or covariance.shape != (DIMENSIONS, DIMENSIONS):
@@ -157,7 +154,7 @@ def import_reference(path: Path) -> Reference:
         raise DamagedFileError(f"{path}: mu or sigma is not finite; fetch or make it again")
     if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
         raise DamagedFileError(f"{path}: sigma is not symmetric; fetch or make it again")
-    return Reference(Gaussian(mean, covariance), None, None, f"imported from {path.name} {file_sha256(path)}")
+    return Reference(Gaussian(mean, covariance), None)
 
 
 def _read(path: Path, names: tuple[str, ...], remedy: str) -> dict[str, Tensor]:

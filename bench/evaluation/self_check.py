@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.formats.mixture import Mixture
 from tractbench.errors import ConfigError
-from tractbench.evaluation.features import feature_extractor
+from tractbench.evaluation.extractors.classifier import ClassifierExtractor
+from tractbench.evaluation.extractors.inception import Inception, Weights, torch_fidelity_network
 from tractbench.evaluation.fidelity import moments
 from tractbench.evaluation.frechet import frechet_distance
-from tractbench.evaluation.inception import Inception, Weights, torch_fidelity_network
 from tractbench.evaluation.protocols import Protocol
 from tractbench.evaluation.reference import BATCH
 from tractbench.progress import Progress
@@ -50,7 +49,7 @@ def self_check(
     Raises:
         ConfigError: the data have no images.
     """
-    if isinstance(dataset, Mixture):
+    if dataset.distribution is not None:
         raise ConfigError(f"data set '{dataset.name}' has no real images to check with; use --dataset digits")
     agreement: tuple[Check, ...] = ()
     extract: Callable[[Tensor], Tensor]
@@ -59,7 +58,7 @@ def self_check(
         agreement = (_network_check(network, weights, dataset),)
         extract = lambda batch: network(batch, protocol.resize).pool  # noqa: E731
     else:
-        extract = feature_extractor(dataset).extract
+        extract = ClassifierExtractor(dataset)
     train = _features(extract, dataset.train, images or IMAGES, "training images", progress)
     held_out = _features(extract, dataset.held_out, images or IMAGES, "held-out images", progress)
     a, b = moments(train), moments(held_out)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from tractbench.errors import StoreError
@@ -48,3 +49,17 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's contents, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Return :func:`file_sha256`, computed anew only when the file's size, time of change or place on disk is new.
+
+    For what is asked often of large files; damage that leaves all three as they were stays unseen.
+    """
+    found = path.stat()
+    return _stamped_sha256(path.absolute(), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _stamped_sha256(path: Path, *_stamp: int) -> str:
+    return file_sha256(path)

@@ -51,7 +51,7 @@ def files_needed(config: RunConfig, dataset: Dataset) -> tuple[Need, ...]:
         return f"sha256 {teacher_hash(config.teacher, dataset, process)[:12]}"
 
     return (
-        _found(f"data {dataset.name}", lambda: f"sha256 {dataset.fingerprint[:12]}"),
+        _found(f"data {dataset.name}", lambda: f"{dataset.training_images:,} training images, sha256 {dataset.fingerprint[:12]}"),
         _found(f"teacher {config.teacher}", teacher),
         *_inception(config),
     )

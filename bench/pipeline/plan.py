@@ -172,8 +172,7 @@ def _stages(
 
     each = _per_image(evaluation, config.chunk, device)
     task.advance(1)
-    ends = min(ENDS, config.samples)
-    stages = [Stage(f"teacher in {full} steps", ends, each * evaluations(method.teacher_sampler(), full))]
+    stages = [Stage(f"teacher in {full} steps", ENDS, each * evaluations(method.teacher_sampler(), full))]
     if method.trains:
         stages.append(Stage("training", config.budget, _training(config, method, dataset, process, denoiser, device)))
         task.advance(1)
@@ -193,7 +192,7 @@ def evaluations(solver: str, steps: int) -> int:
 
 def _train_count(dataset: Dataset) -> int:
     try:
-        return len(dataset.train)
+        return dataset.training_images
     except TractbenchError:
         return dataset.train_count
 
@@ -220,7 +219,7 @@ def _training(
 
 def _scoring(dataset: Dataset, protocol: Protocol, device: str) -> float:
     """Return the seconds that the Inception network takes for an image; its weights do not matter for that."""
-    from tractbench.evaluation.inception import Inception
+    from tractbench.evaluation.extractors.inception import Inception
     from tractbench.evaluation.reference import BATCH
 
     network = Inception.untrained(device)

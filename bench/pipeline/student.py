@@ -55,9 +55,11 @@ def teacher_ends(cell: Cell, teacher: Teacher, store: Store, progress: Progress,
         solver=cell.method.teacher_sampler(),
         clip=cell.dataset.clips,
         classes=cell.dataset.classes,
+        precision=cell.config.precision,
         device=runtime.device,
+        progress=progress,
     )
-    ends.prepare(progress)
+    ends.prepare()
     return ends
 
 

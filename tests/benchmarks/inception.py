@@ -12,7 +12,7 @@ import warnings
 
 import torch
 
-from tractbench.evaluation.inception import Inception, untrained_network
+from tractbench.evaluation.extractors.inception import Inception, untrained_network
 
 warnings.simplefilter("ignore")
 

@@ -157,6 +157,11 @@ class FileDataset(Dataset):
         return self._split("held_out").images
 
     @property
+    def training_images(self) -> int:
+        """How many training images are prepared, as their manifest says."""
+        return self._train.manifest.count
+
+    @property
     def deviates(self) -> str | None:
         """How the prepared training images differ from the published ones; then no score is one of the data set."""
         return self._train.manifest.deviation

@@ -36,6 +36,7 @@ class Mixture(Dataset):
 
     threads: ClassVar[int | None] = 1
     clips: ClassVar[bool] = False
+    train_count: ClassVar[int] = TRAINING_POINTS
     processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
     teachers: ClassVar[Mapping[str, str]] = {"vp": "exact", "ve": "exact"}
     features: ClassVar[str] = ""

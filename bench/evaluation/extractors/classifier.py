@@ -1,18 +1,17 @@
-"""Feature extractors: quantised images to vectors, and the training of the small classifier for digits."""
+"""The feature space of a small classifier, and the training of the one for digits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.digits import Digits
 from tractbench.errors import ConfigError
+from tractbench.evaluation.extractors.base import Extractor
 from tractbench.nets.build import build_network
 from tractbench.nets.classifier import Classifier
 from tractbench.progress import Progress
@@ -24,34 +23,39 @@ CLASSIFIER_STEPS = 3000
 CLASSIFIER_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """Maps quantised images ``[B, C, H, W]`` uint8 to features ``[B, dimensions]``; ``hash`` identifies it."""
+class ClassifierExtractor(Extractor):
+    """The penultimate layer of the classifier that a data set names for its features.
 
-    name: str
-    dimensions: int
-    hash: str
-    extract: Callable[[Tensor], Tensor]
+    Args:
+        dataset: its ``features`` is the name of a feature card.
 
+    Raises:
+        ConfigError: there is no such card, or, at the first call, it is not a classifier's.
+        DamagedFileError: at the first call, the weights are not those of the card.
+    """
 
-def pixel_extractor(dataset: Dataset) -> Extractor:
-    """Return the images' own pixels in [-1, 1] as features."""
-    channels, height, width = dataset.shape
-    return Extractor("pixel", channels * height * width, "pixel", lambda grey: dataset.decode(grey).double().flatten(1))
+    name = "feature"
 
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._card, self._folder = read_card(dataset.features, FeatureCard)
 
-def feature_extractor(dataset: Dataset) -> Extractor:
-    """Return the data set's own feature network, its weights checked against their sha256."""
-    card, folder = read_card(dataset.features, FeatureCard)
-    network = load_network(card, folder)
-    if not isinstance(network, Classifier):
-        raise ConfigError(f"card '{card.name}' is not a classifier")
+    @property
+    def hash(self) -> str:
+        """The sha256 of the weights that the card promises; they are checked against it when they are loaded."""
+        return self._card.sha256
+
+    @cached_property
+    def _network(self) -> Classifier:
+        network = load_network(self._card, self._folder)
+        if not isinstance(network, Classifier):
+            raise ConfigError(f"card '{self._card.name}' is not a classifier; name a feature card in the data set")
+        return network
 
     @torch.no_grad()
-    def extract(grey: Tensor) -> Tensor:
-        return network.features(dataset.decode(grey))
-
-    return Extractor("feature", network.output.in_features, card.sha256, extract)
+    def __call__(self, grey: Tensor) -> Tensor:
+        """Return features of grey levels ``[B, C, H, W]`` uint8."""
+        return self._network.features(self._dataset.decode(grey))
 
 
 def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
@@ -62,20 +66,29 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
     return padded[..., down : down + size, right : right + size]
 
 
-def train_classifier(dataset: Digits, folder: Path, progress: Progress, *, seed: int = 0) -> FeatureCard:
+def train_classifier(
+    dataset: Dataset, labels: tuple[Tensor, Tensor], folder: Path, progress: Progress, *, seed: int = 0
+) -> FeatureCard:
     """Train the digits classifier on the training split, and write weights and card with the held-out accuracy.
 
     Cross entropy, Adam with a half-cosine rate from 1e-3, batches moved by up to one pixel.
+
+    Args:
+        dataset: the digits.
+        labels: classes of its training and of its held-out images, ``[N]`` each.
+        folder: where weights and card go.
+        progress: draws the bar.
+        seed: training seed.
     """
     network = build_network("classifier", CLASSIFIER_ARGUMENTS, generator("classifier", seed, "weights"))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    images, (labels, held_out_labels) = dataset.decode(dataset.train), dataset.classifier_labels()
+    images, (train_labels, held_out_labels) = dataset.decode(dataset.train), labels
     with progress.task("training classifier", CLASSIFIER_STEPS, "step") as task:
         for step in range(CLASSIFIER_STEPS):
             random = generator("classifier", seed, step)
             index = torch.randint(len(images), (CLASSIFIER_BATCH,), generator=random)
             scores = network(_shifted(images[index], random))
-            loss = torch.nn.functional.cross_entropy(scores, labels[index], label_smoothing=0.05)
+            loss = torch.nn.functional.cross_entropy(scores, train_labels[index], label_smoothing=0.05)
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / CLASSIFIER_STEPS))
             optimiser.zero_grad()

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation.resize import RESIZES
+from tractbench.evaluation.extractors.resize import RESIZES
 from tractbench.io.cache import cache_dir
 from tractbench.io.download import download
-from tractbench.io.files import file_sha256
+from tractbench.io.files import known_sha256
 from tractbench.progress import Progress
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -54,7 +54,7 @@ def choose_weights(path: Path | None) -> Weights:
     if path is None:
         return Weights(cache_dir() / "inception" / URL.rpartition("/")[2], SHA256)
     try:
-        return Weights(path, file_sha256(path))
+        return Weights(path, known_sha256(path))
     except OSError as error:
         raise ConfigError(f"cannot read weights {path}: {error.strerror}; leave --weights out to fetch them") from error
 
@@ -104,7 +104,7 @@ class Inception:
 
         Args:
             images: ``[B, 3, H, W]`` uint8.
-            resize: a name in :data:`~tractbench.evaluation.resize.RESIZES`.
+            resize: a name in :data:`~tractbench.evaluation.extractors.resize.RESIZES`.
         """
         x = RESIZES[resize](images.to(self._device)).contiguous(memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # ten bits of mantissa would move a FID

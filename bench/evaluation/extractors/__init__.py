@@ -1,0 +1,1 @@
+"""Feature spaces, one a file."""

@@ -1,0 +1,70 @@
+"""Computed files that carry their hashes: one that is not as it was written is computed again, never used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tractbench.errors import StoreError
+from tractbench.io.files import file_sha256, write_atomic
+from tractbench.progress import Progress
+
+
+def keep_sealed(files: Sequence[Path], compute: Callable[[], None], progress: Progress) -> None:
+    """Make the files of one cache entry, unless they are there as they were written.
+
+    Their hashes are written last, beside the first of them, in ``NAME.sha256`` as ``sha256sum`` writes them: an entry
+    without them was never finished. Of several processes one computes, and the others wait for it.
+
+    Args:
+        files: all of them, in one folder.
+        compute: writes every one of them.
+        progress: told when files do not fit their hashes, and when another process is waited for.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    seal = files[0].with_suffix(".sha256")
+    if _fits(seal, files):
+        return
+    with _alone(seal, progress):
+        if _fits(seal, files):
+            return
+        if any(path.exists() for path in (seal, *files)):
+            progress.message(f"{files[0]} does not fit the hashes in {seal.name}; it is computed again")
+        seal.unlink(missing_ok=True)
+        compute()
+        write_atomic(seal, _hashes(files))
+
+
+def _hashes(files: Sequence[Path]) -> str:
+    return "".join(f"{file_sha256(path)}  {path.name}\n" for path in files)
+
+
+def _fits(seal: Path, files: Sequence[Path]) -> bool:
+    try:
+        return seal.read_bytes() == _hashes(files).encode()
+    except OSError:
+        return False
+
+
+@contextmanager
+def _alone(seal: Path, progress: Progress) -> Iterator[None]:
+    """Hold an entry's lock; the system releases that of a process that dies."""
+    lock = FileLock(seal.with_name(f".{seal.stem}.lock"))
+    try:
+        seal.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress.message(f"waiting for another process that computes {seal.stem}")
+            lock.acquire()
+    except OSError as error:
+        raise StoreError(f"cannot write {seal.parent}: {error.strerror}; choose a folder you can write to") from error
+    try:
+        yield
+    finally:
+        lock.release()
