@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -32,6 +31,3 @@ class Gaussian(Mixture):
         self.weights = torch.ones(1, dtype=torch.float64)
         self.means = 0.3 * torch.randn((1, dimensions), dtype=torch.float64, generator=random)
         self.covariances = (axes * variances @ axes.T)[None]
-        self.networks: Mapping[str, Mapping[str, int]] = {  # type: ignore[misc]
-            "mlp": {"channels": dimensions, "size": 1, "width": 128, "blocks": 3, "embedding": 64}
-        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -20,9 +19,6 @@ class Mixture2D(Mixture):
     name: ClassVar[str] = "mixture2d"
     summary: ClassVar[str] = "eight Gaussian modes on a circle in the plane, with an exact teacher"
     shape: ClassVar[tuple[int, int, int]] = (2, 1, 1)
-    networks: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "mlp": {"channels": 2, "size": 1, "width": 128, "blocks": 3, "embedding": 64}
-    }
 
     def __init__(self) -> None:
         angle = torch.arange(MODES, dtype=torch.float64) * (2 * torch.pi / MODES)

@@ -108,10 +108,10 @@ def make_scorer(
         raise ConfigError(
             f"protocol '{protocol.name}' needs a data set with a known distribution, not '{dataset.name}'"
         )
-    if isinstance(dataset, Mixture) or not dataset.features:
+    if isinstance(dataset, Mixture) or not dataset.workload.features:
         raise ConfigError(
             f"protocol '{protocol.name}' needs a data set with a feature network of its own, not '{dataset.name}'; "
-            f"use --protocol {dataset.protocol}"
+            f"use --protocol {dataset.workload.protocol}"
         )
     return ImageScorer(dataset, protocol, chunk)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,3 +49,8 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's contents, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def file_name(name: str) -> str:
+    """Return a name with a hyphen for what no file's name may have on every system: ``imagenet64:npz``'s colon."""
+    return re.sub(r'[<>:"/\\|?*]', "-", name)

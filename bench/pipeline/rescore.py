@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tractbench.config.fields import RunConfig
+from tractbench.diffusion.denoiser import on_device
 from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import DamagedFileError
 from tractbench.evaluation.images import SampleSet
@@ -48,9 +49,8 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
         if header["student"] != record.student:
             raise DamagedFileError(f"{folder / STUDENT} is another run's student; run it again with --force")
         network.load_state_dict(tensors)
-        denoiser = network.to(device)
-    elif isinstance(denoiser, nn.Module):
-        denoiser = denoiser.to(device)
+        denoiser = network
+    denoiser = on_device(denoiser, device)
     count = samples or config.samples
 
     def read() -> Iterator[Tensor]:

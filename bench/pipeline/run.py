@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from tractbench.config.fields import RunConfig
 from tractbench.config.identity import RESULTS_VERSION, identity, student_id
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.formats.mixture import Mixture
-from tractbench.diffusion.analytic import MixtureDenoiser
-from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
+from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser, on_device
 from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
 from tractbench.evaluation.ends import ENDS, TeacherEnds
@@ -193,10 +191,7 @@ class _Job:
         return self.folder / (f"forced-{CHECKPOINT}" if self.runtime.force else CHECKPOINT)
 
     def _teacher_denoiser(self) -> Denoiser:
-        denoiser = self.teacher.denoiser
-        if isinstance(denoiser, MixtureDenoiser):
-            return denoiser.to(self.runtime.device)
-        return copy.deepcopy(denoiser).to(self.runtime.device) if isinstance(denoiser, nn.Module) else denoiser
+        return on_device(copy.deepcopy(self.teacher.denoiser), self.runtime.device)
 
     @property
     def _full_steps(self) -> int:
@@ -372,7 +367,7 @@ class _Job:
         seed = self.config.sampling_seeds[0]
         path = self.folder / PICTURE
         with self.progress.task("drawing samples", len(panels), "panel") as task:
-            if isinstance(self.dataset, Mixture):
+            if self.dataset.distribution is not None:
                 self._draw_points(path, panels, seed, task)
                 return
             images, count = {}, min(GRID_IMAGES, self.config.samples)
@@ -397,8 +392,8 @@ class _Job:
                            clip=self.config.clip_sample, on_step=states.append)  # fmt: skip
             shown[title] = Plane(_plane(points.flatten(1)), _plane(torch.stack(states).flatten(2).cpu()))
             task.advance(1, title)
-        density = self.dataset.density if isinstance(self.dataset, Mixture) and self.dataset.shape[0] == 2 else None
-        save_plane(path, shown, density)
+        known = self.dataset.distribution
+        save_plane(path, shown, known.density if known is not None and self.dataset.shape[0] == 2 else None)
 
 
 def new_network(config: RunConfig, dataset: Dataset, teacher: Teacher, name: str) -> nn.Module:
