@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Component = TypeVar("Component")
 
-SHARED = frozenset({"base"})
+SHARED = frozenset({"base", "workload"})
 """Modules beside the components that are none themselves."""
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tractbench.diffusion.denoiser import SIGMA_DATA
+from tractbench.diffusion.preconditioning import SIGMA_DATA
 from tractbench.diffusion.processes import per_sample
 from tractbench.diffusion.solvers import ddim_inverse, ddim_step, heun_step
 from tractbench.method import Batch, Method, Nets, Phase, Schedule, Target

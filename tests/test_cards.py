@@ -83,12 +83,12 @@ def test_shipped_cards_tell_the_truth(name):
 @pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"cifar10", "imagenet64"}))
 def test_every_data_set_names_cards_that_load(name):
     dataset = load_dataset(name)
-    for process, card in dataset.teachers.items():
+    for process, card in dataset.workload.teachers.items():
         teacher = load_teacher(card, dataset, process, GRIDS[process])
         x = torch.zeros(2, *dataset.shape)
         assert teacher.denoiser(x, torch.tensor([0.1, 0.9], dtype=torch.float64)).shape == x.shape
     if dataset.clips:
-        assert read_card(dataset.features, FeatureCard)[0].dataset == name
+        assert read_card(dataset.workload.features, FeatureCard)[0].dataset == name
 
 
 def test_a_written_card_reads_back_to_the_same_network(tmp_path):

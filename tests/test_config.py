@@ -1,12 +1,9 @@
-import importlib.util
 import math
 import re
 import signal
-import sys
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from itertools import pairwise
-from typing import get_args
 
 import hypothesis
 import pytest
@@ -21,7 +18,6 @@ from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
-from tractbench.registry import load_dataset, method_names
 from tractbench.training.phases import plan_phases
 
 
@@ -124,9 +120,8 @@ def test_what_is_no_list_of_integers_is_refused(text):
 
 def test_given_settings_win_over_method_then_preset_then_field(monkeypatch):
     field = RunConfig.model_fields["clip_norm"].default
-    monkeypatch.setattr(
-        Digits, "tiers", {"first": {"budget": 8192, "lr": 0.25, "samples": 77, "batch": 2}, "other": {}}
-    )
+    tiers = {"first": {"budget": 8192, "lr": 0.25, "samples": 77, "batch": 2}, "other": {}}
+    monkeypatch.setattr(Digits, "workload", Digits().workload.model_copy(update={"tiers": tiers}))
     monkeypatch.setattr(TRACT, "defaults", {"budget": 4096, "lr": 0.5, "batch": 4})
     found = config(budget=2048)
     assert (found.budget, found.lr, found.batch, found.samples, found.clip_norm) == (2048, 0.5, 4, 77, field)
@@ -148,8 +143,8 @@ def test_a_methods_options_go_to_the_method():
 
 
 def test_defaults_come_from_the_data_set():
-    run = config()
-    assert (run.process, run.teacher, run.protocol) == ("vp", Digits.teachers["vp"], Digits.protocol)
+    run, workload = config(), Digits().workload
+    assert (run.process, run.teacher, run.protocol) == ("vp", workload.teachers["vp"], workload.protocol)
 
 
 def test_names_are_normalised():
@@ -295,7 +290,10 @@ def test_the_smallest_budget_that_is_proposed_is_enough():
         ({"method": "ddim", "seed": 5}, "seed 5", "trains nothing; leave it out"),
         ({"method": "btd", "mu_s": 0.9}, "mu_s 0.9", "no self-teacher; leave it out"),
         ({"seed": True}, "seed true", "not a truth value"),
-        ({"grid_steps": 512}, "grid_steps 512", "at least 1024"),
+        ({"grid_steps": 1000}, "1000,32,1", "try 1000,"),
+        ({"grid_steps": 16, "nfe": 32}, "nfe 32", "try 8"),
+        ({"grid_steps": 1}, "grid_steps 1", "leave grid_steps out"),
+        ({"schedule": "32,1", "grid_steps": 16}, "32,1", "grid_steps"),
         ({"teacher": "exact"}, "'exact'", "leave --teacher out"),
         ({"nfe": 2048}, "nfe 2048", "try 512"),
         ({"method": "btd", "nfe": 3}, "nfe 3", "try 4"),

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tractbench.cli.interrupts import EXIT_CODES
-from tractbench.pipeline.failures import failure_kind
 from tractbench.errors import RunFailedError
+from tractbench.pipeline.failures import failure_kind
 
 TRACT = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke", "--nfe", "1")
 

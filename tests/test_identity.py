@@ -19,7 +19,7 @@ from tractbench.config.identity import cell_id, introduced, stated, student_id, 
 from tractbench.config.resolve import resolve
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.denoiser import SigmaDenoiser, X0Denoiser
-from tractbench.diffusion.processes import PROCESSES
+from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError
 from tractbench.nets.build import build_network
 from tractbench.pipeline.cell import identify
@@ -52,7 +52,7 @@ def preset(name, process):
 
 @functools.lru_cache
 def denoiser(name, process_name, steps):
-    chosen, process = preset(name, process_name), PROCESSES[process_name](steps)
+    chosen, process = preset(name, process_name), load_process(process_name, steps)
     net = build_network(chosen.network, chosen.arguments, generator("tests", "identity", name))
     with torch.no_grad():
         for parameter in net.parameters():
@@ -77,13 +77,13 @@ def configuration(method, options=None, **changes):
 
 
 def name_of(config, method):
-    process = PROCESSES[config.process](config.grid_steps)
+    process = load_process(config.process, config.grid_steps)
     return student_id(config, method, Tiny(), process, f"hash of {config.teacher}")
 
 
 def bits_of(config, method):
     """The student's bits after all its steps, three a phase, and its inference average's."""
-    process = PROCESSES[config.process](config.grid_steps)
+    process = load_process(config.process, config.grid_steps)
     run = Distillation(
         config, method, process, denoiser("mlp", config.process, config.grid_steps), images(), flips=True,
         new_network=lambda name: denoiser(name, config.process, config.grid_steps),
@@ -182,7 +182,7 @@ def test_options_that_move_no_bit_are_in_no_name(method):
 def test_what_stands_behind_a_name_counts_and_not_the_name():
     kind = load_method("tract")
     config, made = configuration(kind)
-    process = PROCESSES["vp"](8)
+    process = load_process("vp", 8)
     name = student_id(config, made, Tiny(), process, "a")
     assert name != student_id(config, made, Tiny(), process, "b")
     assert name == student_id(config.model_copy(update={"teacher": "other"}), made, Tiny(), process, "a")
@@ -200,7 +200,7 @@ def test_arithmetic_is_in_the_name_even_where_this_machine_knows_no_difference()
 
 def test_samplers_of_one_teacher_share_its_name_and_differ_as_cells():
     ddim = load_method("ddim")
-    process = PROCESSES["vp"](1024)
+    process = load_process("vp", 1024)
     made = ddim()
     configs = [
         RunConfig(method="ddim", dataset="tiny", tier="smoke", teacher="some", grid_steps=1024, nfe=nfe, seed=seed)

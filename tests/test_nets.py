@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from tractbench.diffusion.denoiser import BothDenoiser, SigmaDenoiser, x0_from_both
 from tractbench.diffusion.preconditioning import EDM, IDDPM, VESong, VPLinear
 from tractbench.diffusion.processes import VP as CosineVP
-from tractbench.nets import dhariwal_unet, google_unet, song_unet, unet
+from tractbench.nets import google_unet, song_unet, unet
+from tractbench.nets.architectures import architecture
 from tractbench.nets.dhariwal_unet import DhariwalUNet, cosines_and_sines
 from tractbench.nets.embedding import log_snr_to_unit, sinusoidal
 from tractbench.nets.google_unet import GoogleUNet
@@ -143,15 +144,15 @@ def nets():
 
 
 def google_preset(name):
-    return lambda: GoogleUNet(**google_unet.PRESETS[name])
+    return lambda: GoogleUNet(**architecture(f"google-{name}").arguments)
 
 
 def song_preset(name, **more):
-    return lambda: SongUNet(**song_unet.PRESETS[name] | more)
+    return lambda: SongUNet(**architecture(name).arguments | more)
 
 
 def dhariwal_preset(**more):
-    return lambda: DhariwalUNet(**dhariwal_unet.PRESETS["imagenet64"] | more)
+    return lambda: DhariwalUNet(**architecture("adm-imagenet64").arguments | more)
 
 
 @pytest.mark.parametrize(
@@ -159,18 +160,18 @@ def dhariwal_preset(**more):
     [
         (google_preset("cifar10"), 60_004_099, 394),
         (google_preset("imagenet64"), 295_905_222, 542),
-        (song_preset("cifar10-ddpm++", augment=9), 55_733_891, 425),
-        (song_preset("cifar10-ddpm++", augment=9, classes=10), 55_735_299, 427),
-        (song_preset("cifar10-ddpm++"), 55_732_739, 424),
-        (song_preset("cifar10-ddpm++", classes=10), 55_734_147, 426),
-        (song_preset("cifar10-ncsn++", augment=9), 56_397_827, 432),
-        (song_preset("cifar10-ncsn++", augment=9, classes=10), 56_400_643, 434),
-        (song_preset("cifar10-ncsn++"), 56_395_523, 431),
-        (song_preset("cifar10-ncsn++", classes=10), 56_398_339, 433),
-        (song_preset("ffhq64-ddpm++", size=32), 61_804_419, 552),
-        (song_preset("ffhq64-ncsn++", size=32), 62_758_787, 562),
-        (song_preset("ffhq64-ddpm++", augment=9), 61_805_571, 553),
-        (song_preset("ffhq64-ncsn++", augment=9), 62_761_091, 563),
+        (song_preset("ddpm++-cifar10", augment=9), 55_733_891, 425),
+        (song_preset("ddpm++-cifar10", augment=9, classes=10), 55_735_299, 427),
+        (song_preset("ddpm++-cifar10"), 55_732_739, 424),
+        (song_preset("ddpm++-cifar10", classes=10), 55_734_147, 426),
+        (song_preset("ncsn++-cifar10", augment=9), 56_397_827, 432),
+        (song_preset("ncsn++-cifar10", augment=9, classes=10), 56_400_643, 434),
+        (song_preset("ncsn++-cifar10"), 56_395_523, 431),
+        (song_preset("ncsn++-cifar10", classes=10), 56_398_339, 433),
+        (song_preset("ddpm++-ffhq64", size=32), 61_804_419, 552),
+        (song_preset("ncsn++-ffhq64", size=32), 62_758_787, 562),
+        (song_preset("ddpm++-ffhq64", augment=9), 61_805_571, 553),
+        (song_preset("ncsn++-ffhq64", augment=9), 62_761_091, 563),
         (dhariwal_preset(), 295_899_267, 553),
         (dhariwal_preset(outputs=6), 295_904_454, 553),
     ],
@@ -250,7 +251,7 @@ def layers_under(net, prefix):
 
 def test_google_names_and_shapes():
     with torch.device("meta"):
-        net = GoogleUNet(**google_unet.PRESETS["imagenet64"])
+        net = GoogleUNet(**architecture("google-imagenet64").arguments)
     state = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     block = ["conv1", "conv2", "norm1", "norm2", "time.1"]
     attention = ["attention.norm", "attention.out", "attention.qkv"]
@@ -278,7 +279,7 @@ def test_google_names_and_shapes():
 
 def test_song_names_and_shapes():
     with torch.device("meta"):
-        net = SongUNet(**song_unet.PRESETS["cifar10-ncsn++"] | {"classes": 10, "augment": 9})
+        net = SongUNet(**architecture("ncsn++-cifar10").arguments | {"classes": 10, "augment": 9})
     state = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     block = ["affine", "conv0", "conv1", "norm0", "norm1"]
     attended = sorted([*block, "norm2", "proj", "qkv"])
@@ -308,7 +309,7 @@ def test_song_names_and_shapes():
 
 def test_dhariwal_names_and_shapes():
     with torch.device("meta"):
-        net = DhariwalUNet(**dhariwal_unet.PRESETS["imagenet64"])
+        net = DhariwalUNet(**architecture("adm-imagenet64").arguments)
     state = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     block = ["affine", "conv0", "conv1", "norm0", "norm1"]
     assert layers_under(net, "enc.32x32_down.") == sorted([*block, "skip"])

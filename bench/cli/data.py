@@ -22,23 +22,21 @@ Name = Annotated[str, typer.Argument(help="Data set, such as cifar10 or imagenet
 
 
 def _file_dataset(name: str) -> FileDataset:
-    from tractbench.datasets.formats.files import FileDataset
     from tractbench.registry import load_dataset
 
     dataset = load_dataset(name)
-    if not isinstance(dataset, FileDataset):
+    if dataset.files is None:
         raise ConfigError(f"data set '{dataset.name}' needs no files; it is always here")
-    return dataset
+    return dataset.files
 
 
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
     """List the data sets that need files, and what of them is prepared on this machine."""
     from tractbench.cli.console import print_table
-    from tractbench.datasets.formats.files import FileDataset
     from tractbench.registry import dataset_names, load_dataset
 
-    kinds = [dataset for name in dataset_names() if isinstance(dataset := load_dataset(name), FileDataset)]
+    kinds = [files for name in dataset_names() if (files := load_dataset(name).files)]
     found = [_file_dataset(name) for d in kinds for name in ([f"{d.name}:{v}" for v in d.variants] or [d.name])]
     if as_json:
         print(json.dumps([{"name": d.name, "prepared": [m.model_dump() for m in d.manifests()]} for d in found]))

@@ -45,9 +45,8 @@ def examine(runs: Path) -> Iterator[Finding]:
     yield Finding("cache", True, f"{cache}, {shutil.disk_usage(there).free / 1e9:.0f} GB free")
     yield _methods()
     for name in dataset_names():
-        dataset = load_dataset(name)
-        if isinstance(dataset, FileDataset):
-            yield _data(dataset)
+        if files := load_dataset(name).files:
+            yield _data(files)
     yield _teachers()
     yield _weights()
     yield _results(runs)

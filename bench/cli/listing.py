@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tractbench.cli.console import format_metric
-from tractbench.config.fields import GRID_STEPS, UNTRAINED_FIELDS, RunConfig
+from tractbench.config.fields import UNTRAINED_FIELDS, RunConfig
 from tractbench.config.numbers import format_budget
+from tractbench.diffusion.processes import PROCESSES
 from tractbench.method import Method
 from tractbench.registry import dataset_names, load_dataset, load_method, method_names
 from tractbench.results.store import Store
@@ -53,7 +54,7 @@ def _default(method: type[Method], name: str) -> str:
         return "the tier's"
     if name == "schedule":
         return ",".join(map(str, method().default_schedule(1)))
-    own = {"process": process, "grid_steps": GRID_STEPS[process], **method.defaults}
+    own = {"process": process, "grid_steps": PROCESSES[process].default_steps, **method.defaults}
     return str(own.get(name, RunConfig.model_fields[name].get_default(call_default_factory=True)))
 
 
@@ -62,8 +63,8 @@ def list_datasets() -> ListingTable:
     sets = [load_dataset(name) for name in dataset_names()]
     return ListingTable(
         {"data set": "left", "shape": "left", "tiers": "left", "what it is": "left"},
-        [[d.name, "x".join(map(str, d.shape)), ", ".join(d.tiers), d.summary] for d in sets],
-        [{"name": d.name, "shape": list(d.shape), "tiers": list(d.tiers), "summary": d.summary} for d in sets],
+        [[d.name, "x".join(map(str, d.shape)), ", ".join(d.workload.tiers), d.summary] for d in sets],
+        [{"name": d.name, "shape": list(d.shape), "tiers": list(d.workload.tiers), "summary": d.summary} for d in sets],
     )
 
 

@@ -188,7 +188,7 @@ def teacher_verify(
 @teacher_app.command("train")
 def teacher_train(
     dataset: Annotated[str, typer.Option(help="Data set to train on.")],
-    process: Annotated[str, typer.Option(help="Diffusion process.")] = "vp",
+    process: Annotated[str | None, typer.Option(help="Diffusion process.", show_default="the data set's first")] = None,
     to: Annotated[
         Path | None,
         typer.Option(help="Folder for the weights and their card. [default: teachers, or the cache for --tier smoke]"),
@@ -202,18 +202,20 @@ def teacher_train(
     quiet: Quiet = False,
 ) -> None:
     """Train a teacher by its data set's recipe; this is how the shipped ones were made."""
+    from tractbench.datasets.base import FULL
     from tractbench.registry import load_dataset
     from tractbench.teachers.card import imported_folder
     from tractbench.teachers.train import train_teacher
 
-    smoke = choose(tier, "tier", ("full", "smoke")) == "smoke"
     data = load_dataset(dataset)
-    folder = to or (imported_folder() if smoke else Path("teachers"))
+    tier = choose(tier, "tier", dict.fromkeys((FULL, *data.workload.recipes)))
+    folder = to or (imported_folder() if tier != FULL else Path("teachers"))
     with data.computing():
         card = train_teacher(
-            data, process, folder, progress(quiet), seed=seed, steps=steps, smoke=smoke, device=chosen_device(device)
-        )
-    name = card.name if smoke and to is None else f"{folder / card.name}.toml"
+            data, process or data.workload.processes[0], folder, progress(quiet),
+            seed=seed, steps=steps, tier=tier, device=chosen_device(device),
+        )  # fmt: skip
+    name = card.name if tier != FULL and to is None else f"{folder / card.name}.toml"
     print(f"wrote {folder / card.name}.toml; use it with: tractbench run --teacher {name} ...", file=sys.stderr)
 
 
@@ -225,13 +227,10 @@ def features_train(
     quiet: Quiet = False,
 ) -> None:
     """Train the classifier behind fd_feature; this is how the shipped one was made."""
-    from tractbench.datasets.digits import Digits
     from tractbench.evaluation.extractors.classifier import train_classifier
     from tractbench.registry import load_dataset
 
     data = load_dataset(dataset)
-    if not isinstance(data, Digits):
-        raise ConfigError(f"data set '{data.name}' has no classifier recipe; only 'digits' has one")
     with data.computing():
         card = train_classifier(data, data.classifier_labels(), to, progress(quiet), seed=seed)
     print(f"wrote {to / card.name}.toml; held-out accuracy {card.accuracy:.1%}", file=sys.stderr)

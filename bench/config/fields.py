@@ -8,11 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tractbench.config.numbers import Budget, Integers
+from tractbench.diffusion.processes import PROCESSES
 from tractbench.diffusion.solvers import solver_steps
 from tractbench.method import Schedule
-
-GRID_STEPS = {"vp": 1024, "ve": 40}
-"""Steps of the teachers' time grid: T of the VP process, EDM's number of noise levels for VE."""
 
 MAX_BUDGET = 1 << 34
 MAX_STEPS = 1 << 20
@@ -26,10 +24,12 @@ class RunConfig(BaseModel):
     method: str = Field(description="name of the method")
     dataset: str = Field(description="name of the data set")
     tier: str = Field(description="evidence tier: which of the data set's presets the run starts from")
-    process: str = Field("vp", description="diffusion process of the teacher")
+    process: str = Field(next(iter(PROCESSES)), description="diffusion process of the teacher")
     teacher: str = Field(description="teacher card: a shipped name or the path of a card")
     grid_steps: int = Field(
-        ge=1, le=MAX_STEPS, description="T of the VP process (at least 1024), number of noise levels of VE (40)"
+        ge=1,
+        le=MAX_STEPS,
+        description="steps of the teacher's sampler: T of VP (1024), noise levels of VE (40)",
     )
     nfe: int = Field(1, ge=1, le=MAX_STEPS, description="network evaluations the sampler may spend on an image")
     schedule: Integers = Field((), description="sampler steps before, between and after the phases")
@@ -140,9 +140,8 @@ def check_schedule(schedule: Schedule, grid_steps: int) -> None:
     """Raise ValueError unless every entry divides the one before it and the first divides the grid."""
     if len(schedule) < 2:
         end = min(nearest_divisor(grid_steps, max(1, e)) for e in (*schedule, grid_steps))
-        raise ValueError(
-            f"schedule {join(schedule)}: it needs a start and an end; try {grid_steps},{min(end, grid_steps // 2)}"
-        )
+        end = max(1, min(end, grid_steps // 2))
+        raise ValueError(f"schedule {join(schedule)}: it needs a start and an end; try {grid_steps},{end}")
     chain = (grid_steps, *schedule)
     for before, entry in pairwise(chain):
         if before % entry:

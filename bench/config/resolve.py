@@ -10,14 +10,21 @@ from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tractbench.config.fields import GRID_STEPS, MAX_STEPS, UNTRAINED_FIELDS, RunConfig, check_schedule, join
+from tractbench.config.fields import MAX_STEPS, UNTRAINED_FIELDS, RunConfig, check_schedule, join
 from tractbench.config.numbers import parse_integers
 from tractbench.datasets.base import Dataset
+from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.method import Method, Schedule
 from tractbench.registry import load_dataset, load_method
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CLIPPING = ("clip_sample", "clip_target")
+"""Settings that data without bounds cannot have; they are then off unless given."""
+
+TIER_FIELDS = frozenset(RunConfig.model_fields) - {"method", "dataset", "tier", "process", "options"}
+"""What a data set's tier may set."""
 
 
 def read_config_file(path: Path) -> dict[str, object]:
@@ -58,15 +65,22 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
         raise ConfigError(
             f"method '{method_class.name}' has no process {process!r}" + nearest_name(process, method_class.processes)
         )
-    if process not in dataset.teachers and "teacher" not in given:
+    workload = dataset.workload
+    if process not in workload.teachers and "teacher" not in given:
         raise ConfigError(
             f"data set '{dataset.name}' ships no '{process}' teacher; train one with 'tractbench teacher "
             f"train --dataset {dataset.name} --process {process}' and name its card with --teacher"
         )
 
+    for key in preset:
+        if key not in TIER_FIELDS:
+            raise ConfigError(
+                f"{workload.source}: tiers.{tier}: unknown setting {key!r}{nearest_name(key, TIER_FIELDS)}"
+            )
     known = (set(RunConfig.model_fields) | set(method_class.model_fields)) - {"options"}
     values: dict[str, object] = {
-        **{key: value for key, value in preset.items() if key in known},
+        **{key: False for key in CLIPPING if key in known and not dataset.clips},
+        **preset,
         **method_class.defaults,
         **given,
         "method": method_class.name,
@@ -74,9 +88,9 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
         "tier": tier,
         "process": process,
     }
-    values.setdefault("teacher", dataset.teachers.get(process))
-    values.setdefault("protocol", dataset.protocol)
-    if values["teacher"] == "exact" and dataset.teachers.get(process) != "exact":
+    values.setdefault("teacher", workload.teachers.get(process))
+    values.setdefault("protocol", workload.protocol)
+    if values["teacher"] == "exact" and workload.teachers.get(process) != "exact":
         raise ConfigError(f"teacher 'exact': data set '{dataset.name}' has none in closed form; leave --teacher out")
     own = {key: values.pop(key) for key in list(values) if key in method_class.model_fields}
     for key in values:
@@ -85,13 +99,18 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
     method = _validated(method_class, own)
     values["options"] = method.model_dump(mode="json")
     _resolve_schedule(values, method, given, dataset)
-    config = _validated(RunConfig, values)
+    written = set(preset) - set(method_class.defaults) - set(given)
+    config = _validated(RunConfig, values, dict.fromkeys(written, f"{workload.source}: tiers.{tier}: "))
     method.phases(config.schedule)
     if config.student is not None:
         dataset.network(config.student, process)
-    if method.sampler() == "heun" and process != "ve":
-        raise ConfigError("solver 'heun' is for VE teachers; add --process ve, or leave it out")
-    for key in ("clip_sample", "clip_target"):
+    if method.sampler() not in load_process(process).solvers:
+        others = [other for other in method.processes if method.sampler() in load_process(other).solvers]
+        raise ConfigError(
+            f"solver {method.sampler()!r} is not for process '{process}'; leave it out"
+            + f", or add --process {' or '.join(others)}" * bool(others)
+        )
+    for key in CLIPPING:
         if not dataset.clips and (config.model_dump() | config.options).get(key):
             raise ConfigError(f"{key} true: data set '{dataset.name}' has no bounds to clip to; leave it out")
     return config, method, dataset
@@ -99,21 +118,26 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
 
 def _common_process(method: type[Method], dataset: Dataset) -> str:
     for process in method.processes:
-        if process in dataset.processes:
+        if process in dataset.workload.processes:
             return process
     raise ConfigError(
         f"method '{method.name}' needs a {' or '.join(method.processes)} teacher; data set '{dataset.name}' has "
-        f"{' and '.join(dataset.processes)}"
+        f"{' and '.join(dataset.workload.processes)}"
     )
 
 
 def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[str, object], dataset: Dataset) -> None:
     """Fill ``schedule`` from ``nfe`` or ``nfe`` from ``schedule``, and the grid from both.
 
+    A method's own schedule is cut to a grid below its start. A schedule that is given moves the grid to its start,
+    where that does not divide the grid, unless a grid is given too.
+
     Untrained methods have no schedule and no budget. A student of an exact teacher has no weights to start from, so
     its schedule starts with a repeated entry that moves the teacher into the data set's usual network.
     """
     exact = values.get("teacher") == "exact" and method.trains
+    usual = values.setdefault("grid_steps", load_process(str(values["process"])).default_steps)
+    grid = int(usual) if isinstance(usual, (int, str)) and _is_steps(usual) else None  # else refused with the others
     entries: Schedule = ()
     if not method.trains:
         for key in given:
@@ -123,35 +147,43 @@ def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[
     elif values.get("schedule") is not None:
         entries = _entries(values["schedule"])
         values.setdefault("nfe", entries[-1])
+        if grid and "grid_steps" not in given and len(entries) > 1 and grid % entries[0]:
+            values["grid_steps"] = grid = entries[0]
     else:
         nfe = values.get("nfe", 1)
-        usable = isinstance(nfe, (int, str)) and str(nfe).isdecimal() and 1 <= int(nfe) <= MAX_STEPS
-        entries = method.default_schedule(int(str(nfe)) if usable else 1)
+        entries = _default_schedule(method, int(nfe) if isinstance(nfe, (int, str)) and _is_steps(nfe) else 1, grid)
         entries = (entries[0], *entries) if exact else entries
     if "mu_s" in given and method.trains and not method.self_teacher:
         raise ConfigError(f"mu_s {given['mu_s']!r}: method '{method.name}' has no self-teacher; leave it out")
     values["schedule"] = entries
     if exact:
-        values.setdefault("student", next(iter(dataset.networks)))
+        values.setdefault("student", next(iter(dataset.workload.networks)))
         if len(entries) > 1 and entries[0] != entries[1]:
             raise ConfigError(
                 f"schedule {join(entries)}: the exact teacher of '{dataset.name}' has no weights to start from; "
                 f"repeat the first entry: {join((entries[0], *entries))}"
             )
-    usual = GRID_STEPS[str(values["process"])]
-    first = entries[0] if len(entries) > 1 else usual
-    grid = values.setdefault(
-        "grid_steps", max(usual, first) if values["process"] == "vp" else usual if usual % first == 0 else first
-    )
-    if values["process"] == "vp" and isinstance(grid, int) and grid < usual:
-        raise ConfigError(f"grid_steps {grid}: the VP process has at least {usual}; leave it out")
-    if entries and isinstance(grid, int) and 0 < grid <= MAX_STEPS:
+    if entries and grid:
         try:
             check_schedule(entries, grid)
         except ValueError as error:
-            if "schedule" in given or "grid_steps" in given:
-                raise ConfigError(str(error)) from error
-            raise ConfigError(_unreachable(method, values.get("nfe", 1), grid)) from error
+            start = f"grid_steps {grid}: " * ("grid_steps" in given)
+            if "schedule" in given or (start and len(entries) > 1):
+                raise ConfigError(f"{start}{error}") from error
+            raise ConfigError(start + _unreachable(method, values.get("nfe", 1), grid)) from error
+
+
+def _is_steps(value: int | str) -> bool:
+    return str(value).isdecimal() and 1 <= int(value) <= MAX_STEPS
+
+
+def _default_schedule(method: Method, nfe: int, grid: int | None) -> Schedule:
+    """Return a method's schedule that ends at ``nfe``, cut to a grid: entries above it become the grid itself."""
+    entries = method.default_schedule(nfe)
+    if grid is None or not entries or max(entries) <= grid:
+        return entries
+    kept = tuple(entry for entry in entries if entry <= grid)
+    return kept if kept[:1] == (grid,) else (grid, *kept)
 
 
 def _unreachable(method: Method, nfe: object, grid: int) -> str:
@@ -159,8 +191,10 @@ def _unreachable(method: Method, nfe: object, grid: int) -> str:
     reachable = []
     for steps in (d for d in range(1, grid) if grid % d == 0):
         with contextlib.suppress(ValueError):
-            check_schedule(method.default_schedule(steps), grid)
+            check_schedule(_default_schedule(method, steps, grid), grid)
             reachable.append(steps)
+    if not reachable:
+        return f"no schedule of {method.name} starts at {grid}; leave grid_steps out"
     wanted = int(str(nfe)) if str(nfe).isdecimal() else 1
     nearest = min(reachable, key=lambda d: max(d / wanted, wanted / d))
     return f"nfe {nfe}: no schedule of {method.name} from {grid} steps ends there; try {nearest}"
@@ -179,11 +213,14 @@ def _entries(value: object) -> Schedule:
     return tuple(parsed)
 
 
-def _validated(model: type[Model], values: Mapping[str, object]) -> Model:
+def _validated(model: type[Model], values: Mapping[str, object], origins: Mapping[str, str] | None = None) -> Model:
+    """Return the model; ``origins`` says of values that the user did not give where they stand."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_one_line(model, error)) from error
+        location = error.errors()[0]["loc"]
+        origin = (origins or {}).get(str(location[0]), "") if location else ""
+        raise ConfigError(origin + _one_line(model, error)) from error
 
 
 def _one_line(model: type[BaseModel], error: ValidationError) -> str:

@@ -7,25 +7,42 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from tractbench.datasets.formats.prepared import content_sha256
+from tractbench.datasets.workload import (
+    ClassifierRecipe,
+    NetworkTable,
+    Settings,
+    TeacherRecipe,
+    Workload,
+    load_workload,
+)
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.errors import ConfigError, nearest_name
+from tractbench.io.canonical import canonical
+from tractbench.io.files import file_name
+from tractbench.nets.architectures import Architecture
 from tractbench.nets.build import Argument
 
-Settings = Mapping[str, object]
+if TYPE_CHECKING:
+    from tractbench.datasets.formats.files import FileDataset
+
+FULL = "full"
+"""The recipes of teachers that are no trial."""
 
 
 @dataclass(frozen=True)
 class NetworkPreset:
-    """A denoiser's architecture.
+    """A denoiser's architecture, whole.
 
     Attributes:
-        network: name of the architecture.
+        network: name of the network.
         arguments: its constructor's arguments.
         parameterisation: how the network's output becomes x0.
     """
@@ -36,16 +53,9 @@ class NetworkPreset:
 
     @property
     def key(self) -> dict[str, object]:
-        """All that decides the network, as JSON values."""
+        """All that decides the network, as JSON values: part of the names of students that start from it."""
         arguments = {name: list(v) if isinstance(v, tuple) else v for name, v in self.arguments.items()}
         return {"network": self.network, "arguments": arguments, "parameterisation": self.parameterisation}
-
-    @classmethod
-    def mlp(cls, process: str, **arguments: int) -> NetworkPreset:
-        """Return an MLP: predicting x0 from logSNR for VP, inside EDM's preconditioning for VE."""
-        if process == "ve":
-            return cls("mlp", {**arguments, "c_noise": 1}, "edm")
-        return cls("mlp", arguments, "x0")
 
 
 class Distribution(Protocol):
@@ -71,51 +81,19 @@ class Distribution(Protocol):
         """Return the density ``[N]`` at points ``[N, D]``, float64."""
 
 
-@dataclass(frozen=True)
-class TeacherRecipe:
-    """How a teacher for a data set is trained from scratch.
-
-    Attributes:
-        network: name of one of the data set's networks.
-        weight_cap: the x0 loss is weighted by SNR limited to [1, weight_cap]; for VE, SNR is sigma_data^2 / sigma^2.
-        steps: optimiser steps.
-        batch: images a step.
-        lr: peak learning rate, warmed up over the first tenth at most 500 steps, then a half cosine to 0.
-        ema: momentum of the bias-corrected moving average that is kept.
-        loss: ``capped_snr`` at uniform times, or ``edm``: Karras et al.'s weight at log-normal noise levels, for VE.
-    """
-
-    network: str
-    weight_cap: float
-    steps: int
-    batch: int
-    lr: float
-    ema: float
-    loss: Literal["capped_snr", "edm"] = "capped_snr"
-
-
 class Dataset:
-    """Images with a fixed split, a grey-level grid and settings for each tier.
+    """Images with a fixed split and a grey-level grid; how runs on them are set up says its workload.
 
     Attributes:
         name: what ``--dataset`` takes.
         summary: one line for listings.
-        shape: (C, H, W).
+        shape: (C, H, W), H = W.
         levels: grey levels an image can have; 256 for 8-bit images.
         classes: number of classes used for conditioning; 0 for none.
-        threads: CPU threads that its networks run on, None for all: threads that share too little work only wait for
-            each other, and results do not then depend on the number of cores.
         flips: whether training images are mirrored at random.
         clips: whether predicted images may be clipped to [-1, 1]; data without bounds may not.
-        processes: processes it has a teacher for, the default first.
-        teachers: name of the default teacher card for each process, or ``exact`` where the teacher is a closed form.
         train_count: training images that there are, where they need not be on this machine.
-        networks: networks that a student or teacher can have, by name, the usual one first; bare arguments are those
-            of an MLP.
-        recipes: how ``tractbench teacher train`` trains a teacher for each process; ``-smoke`` after it is a trial.
-        features: name of the feature extractor for the Frechet feature distance.
-        protocol: name of the default evaluation protocol.
-        tiers: run settings for each tier, the default tier first; a process's name holds what differs for it.
+        workload_file: TOML file of its workload. A plugin's data set names its own, or overrides ``workload``.
     """
 
     name: ClassVar[str]
@@ -123,17 +101,15 @@ class Dataset:
     shape: ClassVar[tuple[int, int, int]]
     levels: ClassVar[int] = 256
     classes: ClassVar[int] = 0
-    threads: ClassVar[int | None] = None
     flips: ClassVar[bool] = False
     clips: ClassVar[bool] = True
-    processes: ClassVar[tuple[str, ...]] = ("vp",)
-    teachers: ClassVar[Mapping[str, str]] = {}
     train_count: ClassVar[int] = 0
-    networks: ClassVar[Mapping[str, NetworkPreset | Mapping[str, int]]] = {}
-    recipes: ClassVar[Mapping[str, TeacherRecipe]] = {}
-    features: ClassVar[str] = ""
-    protocol: ClassVar[str] = "raw"
-    tiers: ClassVar[Mapping[str, Settings]] = {}
+    workload_file: ClassVar[Path]
+
+    @property
+    def workload(self) -> Workload:
+        """How runs on it are set up: tiers, teachers, networks."""
+        return load_workload(self.workload_file)
 
     @cached_property
     def train(self) -> Tensor:
@@ -165,20 +141,48 @@ class Dataset:
         """The known distribution that the points are drawn from; None for images, of which there are only samples."""
         return None
 
+    @property
+    def files(self) -> FileDataset | None:
+        """The data set as one that is prepared from files that a user brings; None where nothing has to be prepared."""
+        return None
+
+    def classifier_labels(self) -> tuple[Tensor, Tensor]:
+        """Return the classes of training and held-out images, ``[N]`` each, for a feature classifier."""
+        raise ConfigError(f"data set '{self.name}' has no labels to train a classifier on; leave [classifier] out")
+
     def exact_denoiser(self, process: Process) -> Denoiser:
         """Return the closed form of the optimal denoiser, for data that has one."""
         raise ConfigError(f"data set '{self.name}' has no exact teacher; choose a card with --teacher")
 
     def network(self, name: str, process: str) -> NetworkPreset:
-        """Return one of the data set's architectures for a process."""
-        if name not in self.networks:
-            raise ConfigError(f"data set '{self.name}' has no network {name!r}{nearest_name(name, self.networks)}")
-        preset = self.networks[name]
-        if not isinstance(preset, NetworkPreset):
-            return NetworkPreset.mlp(process, **preset)
-        if (preset.parameterisation == "edm") != (process == "ve"):
-            raise ConfigError(f"network {name!r} of '{self.name}' is not for process '{process}'; choose another")
-        return preset
+        """Return one of the data set's architectures for a process, made for its images and classes."""
+        networks = self.workload.networks
+        if name not in networks:
+            raise ConfigError(f"data set '{self.name}' has no network {name!r}{nearest_name(name, networks)}")
+        if process not in networks[name]:
+            fitting = [other for other, network in networks.items() if process in network]
+            raise ConfigError(
+                f"network {name!r} of '{self.name}' is not for process '{process}'; choose one of "
+                f"{', '.join(fitting) or 'none'}"
+            )
+        table = networks[name][process]
+        return NetworkPreset(*self._made_for(table), table.parameterisation)
+
+    def classifier(self) -> tuple[ClassifierRecipe, Architecture]:
+        """Return the recipe of the data set's feature classifier and its network."""
+        recipe = self.workload.classifier
+        if recipe is None:
+            raise ConfigError(f"data set '{self.name}' has no classifier recipe; choose another data set")
+        network, arguments = self._made_for(recipe)
+        return recipe, Architecture(network=network, arguments=arguments)
+
+    def _made_for(self, table: NetworkTable) -> tuple[str, dict[str, Argument]]:
+        """Return a network and its arguments, those of the images among them."""
+        written = table.built()
+        own: dict[str, Argument] = {"channels": self.shape[0], "size": self.shape[1]}
+        if self.classes:
+            own["classes"] = self.classes
+        return written.network, {**written.arguments, **own}
 
     def decode(self, grey: Tensor) -> Tensor:
         """Map grey levels to float32 images in [-1, 1]."""
@@ -188,39 +192,59 @@ class Dataset:
         """Round images in [-1, 1] to the nearest of the data set's grey levels, uint8."""
         return ((images + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
 
+    @property
+    def contents(self) -> object:
+        """What identifies images and labels, as a JSON value: from their manifest, where they have one.
+
+        Without a manifest, as here, all images and labels are read.
+        """
+        splits = {"train": (self.train, self.train_labels), "held_out": (self.held_out, None)}
+        found = {name: [list(images.shape), content_sha256(images, labels)]
+                 for name, (images, labels) in splits.items()}  # fmt: skip
+        return {"name": self.name, **found}
+
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of the data as used: both splits, their shapes and the number of grey levels."""
-        digest = hashlib.sha256(f"{self.name} {self.levels}".encode())
-        for images in (self.train, self.held_out):
-            digest.update(f" {tuple(images.shape)} ".encode())
-            digest.update(images.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """The sha256 of the data as runs use them: contents, and how these become images and conditions."""
+        # Every result is named by this hash: a part that is added, left out or written in another way renames the
+        # results of every data set, and nothing would be found again.
+        parts = {"contents": self.contents, "levels": self.levels, "classes": self.classes, "flips": self.flips}
+        return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Compute on the data set's number of CPU threads for the length of the context."""
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
+        torch.set_num_threads(self.workload.threads or before)
         try:
             yield
         finally:
             torch.set_num_threads(before)
 
     def preset(self, tier: str | None, process: str) -> tuple[str, Settings]:
-        """Return a tier's name and its settings for a process; None means the default tier."""
-        tier = tier or next(iter(self.tiers))
-        if tier not in self.tiers:
-            raise ConfigError(f"data set '{self.name}' has no tier {tier!r}{nearest_name(tier, self.tiers)}")
-        settings = dict(self.tiers[tier])
-        differing: dict[str, object] = {name: settings.pop(name) for name in ("vp", "ve") if name in settings}
-        own = differing.get(process, {})
-        return tier, {**settings, **(own if isinstance(own, Mapping) else {})}
+        """Return a tier's name and its settings for a process; None means the default tier.
 
-    def recipe(self, process: str) -> TeacherRecipe:
-        """Return the recipe for a teacher of a process."""
-        if process not in self.recipes:
-            raise ConfigError(
-                f"data set '{self.name}' has no recipe for a {process!r} teacher{nearest_name(process, self.recipes)}"
-            )
-        return self.recipes[process]
+        The teacher of a tier that has a recipe of its own is the one that is trained by it on this machine.
+        """
+        tiers = self.workload.tiers
+        tier = tier or next(iter(tiers))
+        if tier not in tiers:
+            raise ConfigError(f"data set '{self.name}' has no tier {tier!r}{nearest_name(tier, tiers)}")
+        settings = self.workload.settings(tier, process)
+        if process in self.workload.recipes.get(tier, {}):
+            settings.setdefault("teacher", self.trained_teacher(process, tier))
+        return tier, settings
+
+    def trained_teacher(self, process: str, tier: str = FULL) -> str:
+        """Return the name of the teacher that a recipe makes, which is also a file's."""
+        return f"{file_name(self.name)}-{process}" + f"-{tier}" * (tier != FULL)
+
+    def recipe(self, process: str, tier: str = FULL) -> TeacherRecipe:
+        """Return the recipe for a teacher of a process: the full one, or that of a tier."""
+        recipes = self.workload.recipes.get(tier, {})
+        if process not in recipes:
+            of_tier = f" of tier '{tier}'" * (tier != FULL)
+            others = [f"--tier {other}" for other, own in self.workload.recipes.items() if process in own]
+            remedy = f"; there is one for {' and '.join(others)}" if others else nearest_name(process, recipes)
+            raise ConfigError(f"data set '{self.name}' has no recipe for a {process!r} teacher{of_tier}{remedy}")
+        return recipes[process]

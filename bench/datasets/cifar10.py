@@ -7,36 +7,23 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.datasets.formats.prepared import Pieces, Source, stamp
+from tractbench.datasets.workload import WORKLOADS
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.io.files import file_sha256
 from tractbench.io.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
-from tractbench.nets.build import Argument
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 FOLDER = "cifar-10-batches-py"
 PIXELS = 3 * 32 * 32
-BUDGET = 96 << 20
-"""Training images of the paper's experiments."""
-
-Arguments = dict[str, Argument]
-GOOGLE: Arguments = {"channels": 3, "size": 32, "embedding": 1024, "multipliers": (1, 1, 1), "blocks": 3,
-                     "attention": (8, 16)}  # fmt: skip
-TINY: Arguments = {"channels": 3, "size": 32, "width": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1,
-                   "attention": ()}  # fmt: skip
-NCSNPP: Arguments = {"channels": 3, "size": 32, "width": 128, "embedding": 512, "multipliers": (2, 2, 2), "blocks": 4,
-                     "attention": (16,), "noise_width": 256, "fourier": True, "auxiliary": True,
-                     "taps": (1, 3, 3, 1)}  # fmt: skip
 
 
 class CIFAR10(FileDataset):
@@ -50,27 +37,7 @@ class CIFAR10(FileDataset):
     held_out_count: ClassVar[int] = 10_000
     download_url: ClassVar[str | None] = URL
     download_sha256: ClassVar[str | None] = SHA256
-    teachers: ClassVar[Mapping[str, str]] = {"vp": "google-cifar10", "ve": "edm-cifar10-uncond-ve"}
-    networks: ClassVar[Mapping[str, NetworkPreset]] = {
-        "unet": NetworkPreset("google_unet", {**GOOGLE, "width": 256}, "x0"),
-        "unet-third": NetworkPreset("google_unet", {**GOOGLE, "width": 160, "embedding": 640, "blocks": 2}, "x0"),
-        "ncsnpp": NetworkPreset("song_unet", NCSNPP, "edm"),
-        "tiny": NetworkPreset("google_unet", TINY, "x0"),
-        "tiny-edm": NetworkPreset("song_unet", {**TINY, "noise_width": 32}, "edm"),
-    }
-    recipes: ClassVar[Mapping[str, TeacherRecipe]] = {
-        "vp": TeacherRecipe("unet", weight_cap=5.0, steps=800_000, batch=128, lr=2e-4, ema=0.9999),
-        "ve": TeacherRecipe("ncsnpp", weight_cap=5.0, steps=400_000, batch=512, lr=1e-3, ema=0.9999, loss="edm"),
-        "vp-smoke": TeacherRecipe("tiny", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9),
-        "ve-smoke": TeacherRecipe("tiny-edm", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9, loss="edm"),
-    }
-    tiers: ClassVar[Mapping[str, Settings]] = {
-        "paper": {"budget": BUDGET, "batch": 256, "mu_i": 0.99997, "samples": 50_000, "chunk": 500,
-                  "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
-        "reduced": {"budget": BUDGET // 32, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 500,
-                    "ve": {"batch": 512}},
-        "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8},
-    }  # fmt: skip
+    workload_file: ClassVar[Path] = WORKLOADS / "cifar10.toml"
 
     def __init__(self, argument: str | None = None) -> None:
         if argument not in (None, "conditional"):
@@ -78,12 +45,7 @@ class CIFAR10(FileDataset):
         if argument:
             self.name = f"cifar10:{argument}"  # type: ignore[misc]
             self.classes = self.label_count  # type: ignore[misc]
-            self.teachers = {"ve": "edm-cifar10-cond-ve"}  # type: ignore[misc]
-            self.processes = ("ve", "vp")  # type: ignore[misc]
-            self.networks = {  # type: ignore[misc]
-                name: replace(preset, arguments={**preset.arguments, "classes": self.classes})
-                for name, preset in self.networks.items()
-            }
+            self.workload_file = WORKLOADS / "cifar10-conditional.toml"  # type: ignore[misc]
 
     @property
     def data_name(self) -> str:

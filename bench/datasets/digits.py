@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tractbench.datasets.base import Dataset, Settings, TeacherRecipe
+from tractbench.datasets.base import Dataset
+from tractbench.datasets.formats.prepared import content_sha256
+from tractbench.datasets.workload import WORKLOADS
+from tractbench.errors import DamagedFileError
 
 TRAINING_IMAGES = 1297
+SHA256 = {
+    "train": "455f5cf4e2d52fd148d36d8f09f264d9bbdbb32f82f08a4157c6efae35f9fdac",
+    "held_out": "7911f66852f9553d7b56d6c50cd99fa2a76a67034342e7d52e95ff79ba01038d",
+}
+"""Of each split's pixels, then its labels as little-endian int32, as in the manifest of a prepared split."""
+
+KNOWN_GOOD = "1.9.1"
+"""The version of scikit-learn whose digits have these hashes."""
 
 
 class Digits(Dataset):
@@ -23,22 +35,12 @@ class Digits(Dataset):
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     levels: ClassVar[int] = 17
     train_count: ClassVar[int] = TRAINING_IMAGES
-    threads: ClassVar[int | None] = 1
-    features: ClassVar[str] = "digits-classifier"
-    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
-    teachers: ClassVar[Mapping[str, str]] = {"vp": "digits-vp", "ve": "digits-ve"}
-    networks: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "mlp": {"channels": 1, "size": 8, "width": 128, "blocks": 3, "embedding": 64},
-        "mlp-third": {"channels": 1, "size": 8, "width": 72, "blocks": 3, "embedding": 48},
-    }
-    recipes: ClassVar[Mapping[str, TeacherRecipe]] = {
-        process: TeacherRecipe("mlp", weight_cap=5.0, steps=3000, batch=256, lr=1e-3, ema=0.999)
-        for process in ("vp", "ve")
-    }
-    tiers: ClassVar[Mapping[str, Settings]] = {
-        "small": {"budget": 1 << 19, "batch": 128, "samples": 5000, "chunk": 500},
-        "smoke": {"budget": 8192, "batch": 128, "samples": 500, "chunk": 500},
-    }
+    workload_file: ClassVar[Path] = WORKLOADS / "digits.toml"
+
+    @property
+    def contents(self) -> object:
+        """The hashes that loading the images checks; a subclass with other images says so here."""
+        return {"name": self.name, **SHA256}
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
@@ -48,7 +50,15 @@ class Digits(Dataset):
         images = torch.from_numpy(data.images).to(torch.uint8)[:, None]
         labels = torch.from_numpy(data.target)
         order = sorted(range(len(images)), key=lambda i: hashlib.sha256(f"digits split {i}".encode()).digest())
-        return images[order], labels[order]
+        images, labels = images[order], labels[order]
+        for split, part in (("train", slice(TRAINING_IMAGES)), ("held_out", slice(TRAINING_IMAGES, None))):
+            found = content_sha256(images[part], labels[part])
+            if found != SHA256[split]:
+                raise DamagedFileError(
+                    f"digits {split} of scikit-learn {version('scikit-learn')}: sha256 {found[:12]}, "
+                    f"{SHA256[split][:12]} is needed; pip install --force-reinstall scikit-learn=={KNOWN_GOOD}"
+                )
+        return images, labels
 
     @cached_property
     def train(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -28,10 +27,8 @@ class Gaussian(Mixture):
         if dimensions == 1:
             variances = torch.full((1,), 0.25, dtype=torch.float64)
         self.name = f"gaussian:{dimensions}" if argument is not None else "gaussian"  # type: ignore[misc]
+        self.definition = {"dimensions": dimensions}
         self.shape = (dimensions, 1, 1)  # type: ignore[misc]
         self.weights = torch.ones(1, dtype=torch.float64)
         self.means = 0.3 * torch.randn((1, dimensions), dtype=torch.float64, generator=random)
         self.covariances = (axes * variances @ axes.T)[None]
-        self.networks: Mapping[str, Mapping[str, int]] = {  # type: ignore[misc]
-            "mlp": {"channels": dimensions, "size": 1, "width": 128, "blocks": 3, "embedding": 64}
-        }

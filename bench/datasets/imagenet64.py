@@ -16,30 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tractbench.datasets.base import NetworkPreset, Settings, TeacherRecipe
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.datasets.formats.imagenet_order import ILSVRC_TO_SORTED
 from tractbench.datasets.formats.prepared import Pieces, Source, stamp
+from tractbench.datasets.workload import WORKLOADS
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
-from tractbench.nets.build import Argument
 
 SIZE = 64
 PIECE = 256
 """Images read together."""
 
-BUDGET = 96 << 20
-"""Training images of the paper's experiments."""
-
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
               Image.DecompressionBombError)  # fmt: skip
 """What NumPy, zipfile and Pillow raise where a file is damaged."""
-
-ADM: dict[str, Argument] = {"channels": 3, "size": 64, "width": 192, "embedding": 768, "multipliers": (1, 2, 3, 4),
-                            "blocks": 3, "attention": (32, 16, 8), "classes": 1000}  # fmt: skip
-GOOGLE: dict[str, Argument] = {**ADM, "attention": (8, 16, 32), "head_width": 64, "outputs": 6}
-TINY: dict[str, Argument] = {"channels": 3, "size": 64, "width": 32, "embedding": 64, "multipliers": (1, 1),
-                             "blocks": 1, "attention": (), "classes": 1000}  # fmt: skip
 
 SOURCES = {
     "box-bicubic": "full-size images: halved by boxes, then bicubic, then the centre, as ADM and EDM2 do",
@@ -66,24 +56,7 @@ class ImageNet64(FileDataset):
     train_count: ClassVar[int] = 1_281_167
     held_out_count: ClassVar[int] = 50_000
     variants: ClassVar[tuple[str, ...]] = tuple(SOURCES)
-    teachers: ClassVar[Mapping[str, str]] = {"vp": "google-imagenet64", "ve": "edm-imagenet64-adm"}
-    networks: ClassVar[Mapping[str, NetworkPreset]] = {
-        "unet": NetworkPreset("google_unet", GOOGLE, "both"),
-        "adm": NetworkPreset("dhariwal_unet", ADM, "edm"),
-        "tiny": NetworkPreset("google_unet", {**TINY, "outputs": 6}, "both"),
-        "tiny-edm": NetworkPreset("dhariwal_unet", TINY, "edm"),
-    }
-    recipes: ClassVar[Mapping[str, TeacherRecipe]] = {
-        "vp-smoke": TeacherRecipe("tiny", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9),
-        "ve-smoke": TeacherRecipe("tiny-edm", weight_cap=5.0, steps=20, batch=8, lr=1e-3, ema=0.9, loss="edm"),
-    }
-    tiers: ClassVar[Mapping[str, Settings]] = {
-        "paper": {"budget": BUDGET, "batch": 256, "mu_i": 0.99995, "samples": 50_000, "chunk": 250,
-                  "sampling_seeds": (0, 1, 2, 3, 4), "ve": {"batch": 512}},
-        "reduced": {"budget": BUDGET // 32, "batch": 256, "samples": 50_000, "sampling_seeds": (0, 1, 2), "chunk": 250,
-                    "ve": {"batch": 512}},
-        "smoke": {"budget": 256, "batch": 8, "samples": 16, "sampling_seeds": (0, 1), "chunk": 8},
-    }  # fmt: skip
+    workload_file: ClassVar[Path] = WORKLOADS / "imagenet64.toml"
 
     def __init__(self, argument: str | None = None) -> None:
         self.source = argument or self.variants[0]

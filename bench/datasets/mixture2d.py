@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -20,11 +19,9 @@ class Mixture2D(Mixture):
     name: ClassVar[str] = "mixture2d"
     summary: ClassVar[str] = "eight Gaussian modes on a circle in the plane, with an exact teacher"
     shape: ClassVar[tuple[int, int, int]] = (2, 1, 1)
-    networks: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "mlp": {"channels": 2, "size": 1, "width": 128, "blocks": 3, "embedding": 64}
-    }
 
     def __init__(self) -> None:
+        self.definition = {"modes": MODES, "radius": RADIUS, "spread": SPREAD}
         angle = torch.arange(MODES, dtype=torch.float64) * (2 * torch.pi / MODES)
         self.weights = torch.full((MODES,), 1 / MODES, dtype=torch.float64)
         self.means = RADIUS * torch.stack([angle.cos(), angle.sin()], dim=1)

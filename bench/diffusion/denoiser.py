@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,25 @@ from torch import Tensor, nn
 from tractbench.diffusion.preconditioning import EDM, Scheme
 from tractbench.diffusion.processes import Process, per_sample
 
-SIGMA_DATA = 0.5
-"""EDM's standard deviation of images in [-1, 1]."""
-
 
 class Denoiser(Protocol):
     """Predicts the clean image."""
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return x0 for ``x_t`` ``[B, C, H, W]`` at times ``t`` ``[B]`` in [0, 1], of the same shape."""
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """What holds tensors: networks, and closed forms with parameters of a distribution."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return it with its tensors on a device."""
+
+
+def on_device(denoiser: Denoiser, device: torch.device | str) -> Denoiser:
+    """Return a denoiser with its tensors on a device, a network being moved itself; a function is returned as it is."""
+    return denoiser.to(device) if isinstance(denoiser, Movable) else denoiser
 
 
 class X0Denoiser(nn.Module):
@@ -81,7 +91,7 @@ class SigmaDenoiser(nn.Module):
         super().__init__()
         self.net = net
         self.process = process
-        self.scheme = scheme or EDM(SIGMA_DATA)
+        self.scheme = scheme or EDM()
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return x0 in the network's dtype."""

@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+SIGMA_DATA = 0.5
+"""EDM's standard deviation of images in [-1, 1]."""
+
 
 class Coefficients(NamedTuple):
     """c_skip, c_out, c_in and c_noise, each of sigma's shape."""
@@ -43,7 +46,7 @@ class Scheme(Protocol):
 class EDM:
     """EDM's own preconditioning, which gives F unit variance of input and target at every sigma."""
 
-    sigma_data: float = 0.5
+    sigma_data: float = SIGMA_DATA
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 

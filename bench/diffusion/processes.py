@@ -7,12 +7,16 @@ visits t = 1, (S-1)/S, ..., 0, so a step index i of S is the exact quotient i/S.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from tractbench.diffusion.preconditioning import SCHEMES, SIGMA_DATA
+from tractbench.errors import ConfigError, nearest_name
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
@@ -34,46 +38,112 @@ class Scales(NamedTuple):
     cross: Tensor
 
 
-class Process(Protocol):
-    """A Gaussian diffusion process; every method maps times to float64 of the same shape."""
+class Process(ABC):
+    """A Gaussian diffusion process; every method maps times to float64 of the same shape.
+
+    Class attributes:
+        name: the value of ``--process`` that chooses it.
+        default_steps: steps of its teachers' time grid where nobody says otherwise.
+        solvers: the solvers that its teachers are sampled with, the usual one first.
+        parameterisations: ways in which networks denoise it, the usual one first; each belongs to one process.
+        data_scale: standard deviation of the data that its signal-to-noise ratios are told in, where a loss weighs by
+            them.
+    """
+
+    name: ClassVar[str]
+    default_steps: ClassVar[int]
+    solvers: ClassVar[tuple[str, ...]]
+    parameterisations: ClassVar[tuple[str, ...]]
+    data_scale: ClassVar[float]
+
+    @classmethod
+    @abstractmethod
+    def on_grid(cls, steps: int) -> Self:
+        """Return the process for a time grid of so many steps."""
 
     @property
-    def name(self) -> str:
-        """The value of ``--process`` that chooses it."""
+    @abstractmethod
+    def key(self) -> dict[str, object]:
+        """All that decides what the process computes, as JSON values; identities are made of it."""
 
     @property
+    @abstractmethod
     def prior_std(self) -> float:
         """Standard deviation of the noise that sampling starts from."""
 
     @property
-    def key(self) -> dict[str, object]:
-        """All that decides what the process computes, as JSON values: part of the names of students."""
+    @abstractmethod
+    def sigma_min(self) -> float:
+        """Smallest noise-to-signal ratio sigma / alpha above t = 0 that a sampler on the grid meets."""
 
+    @property
+    @abstractmethod
+    def sigma_max(self) -> float:
+        """Largest noise-to-signal ratio sigma / alpha, that of t = 1."""
+
+    @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at t."""
 
+    @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale at t."""
 
+    @abstractmethod
+    def time(self, ratio: Tensor) -> Tensor:
+        """Time at which sigma / alpha is ``ratio``, from ``sigma_min`` to ``sigma_max``."""
+
+    @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
         """ln(alpha^2 / sigma^2) at t."""
 
+    @abstractmethod
     def scales(self, t: Tensor, s: Tensor) -> Scales:
         """Return what a step from t to s needs."""
 
 
-@dataclass(frozen=True)
-class VP:
+@dataclass(frozen=True, kw_only=True)
+class VP(Process):
     """The variance-preserving process with a cosine schedule, logSNR from +20 to -20 (TRACT, appendix; iDDPM).
 
     It is a rotation: alpha = cos(phi), sigma = sin(phi) with phi(t) = a t + b. This form cancels nowhere, where
-    1 - alpha^2 would near t = 0, and sigma is never 0.
+    1 - alpha^2 would near t = 0, and sigma is never 0. It is continuous: a grid of T steps only says how finely its
+    teacher is sampled.
     """
+
+    name: ClassVar[str] = "vp"
+    default_steps: ClassVar[int] = 1024
+    solvers: ClassVar[tuple[str, ...]] = ("ddim",)
+    parameterisations: ClassVar[tuple[str, ...]] = ("x0", "both")
+    data_scale: ClassVar[float] = 1.0
 
     log_snr_max: float = 20.0
     log_snr_min: float = -20.0
-    name: str = "vp"
-    prior_std: float = 1.0
+
+    @classmethod
+    def on_grid(cls, steps: int) -> Self:
+        """Return the process, the same for any grid."""
+        return cls()
+
+    @property
+    def key(self) -> dict[str, object]:
+        """Name and range of logSNR; no number of steps, on which nothing here depends."""
+        return {"name": self.name, "log_snr_max": self.log_snr_max, "log_snr_min": self.log_snr_min}
+
+    @property
+    def prior_std(self) -> float:
+        """1: the variance is preserved."""
+        return 1.0
+
+    @property
+    def sigma_min(self) -> float:
+        """Sigma / alpha at t = 0, e^(-log_snr_max / 2)."""
+        return math.exp(-self.log_snr_max / 2)
+
+    @property
+    def sigma_max(self) -> float:
+        """Sigma / alpha at t = 1, e^(-log_snr_min / 2)."""
+        return math.exp(-self.log_snr_min / 2)
 
     @property
     def key(self) -> dict[str, object]:
@@ -100,6 +170,10 @@ class VP:
         """Noise scale at t."""
         return torch.sin(self.phi(t))
 
+    def time(self, ratio: Tensor) -> Tensor:
+        """Time at which tan(phi) is ``ratio``."""
+        return (torch.atan(ratio.double()) - self._start) / self._turn
+
     def log_snr(self, t: Tensor) -> Tensor:
         """ln(alpha^2 / sigma^2) = -2 ln tan(phi) at t."""
         return -2 * torch.log(torch.tan(self.phi(t)))
@@ -110,17 +184,32 @@ class VP:
 
 
 @dataclass(frozen=True)
-class VE:
+class VE(Process):
     """The variance-exploding process on EDM's noise levels (Karras et al. 2022, eq. 5, rho = 7).
 
     With i = t * steps, sigma(t) = (smin^(1/7) + (i-1)/(steps-1) (smax^(1/7) - smin^(1/7)))^7 for i >= 1, so that the
     steps of a sampler are the grid's points, and sigma(0) = 0; between them sigma grows linearly.
     """
 
-    steps: int = 40
+    name: ClassVar[str] = "ve"
+    default_steps: ClassVar[int] = 40
+    solvers: ClassVar[tuple[str, ...]] = ("ddim", "heun")
+    parameterisations: ClassVar[tuple[str, ...]] = tuple(SCHEMES)
+    data_scale: ClassVar[float] = SIGMA_DATA
+
+    steps: int = default_steps
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-    name: str = "ve"
+
+    @classmethod
+    def on_grid(cls, steps: int) -> Self:
+        """Return the process whose noise levels are a grid of so many steps."""
+        return cls(steps)
+
+    @property
+    def key(self) -> dict[str, object]:
+        """Name, number of noise levels and their ends."""
+        return {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
     @property
     def key(self) -> dict[str, object]:
@@ -143,10 +232,10 @@ class VE:
         root = low + (index.clamp(min=1.0) - 1) / max(1, self.steps - 1) * (high - low)
         return torch.pow(root, 7) * index.clamp(max=1.0)
 
-    def time(self, sigma: Tensor) -> Tensor:
+    def time(self, ratio: Tensor) -> Tensor:
         """Time of a noise level in [sigma_min, sigma_max], the inverse of ``sigma``."""
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
-        index = 1 + (torch.pow(sigma.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
+        index = 1 + (torch.pow(ratio.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
         fraction: Tensor = index / self.steps
         return fraction
 
@@ -160,5 +249,30 @@ class VE:
         return Scales(sigma_t, sigma_s, sigma_t - sigma_s)
 
 
-PROCESSES: dict[str, Callable[[int], Process]] = {"vp": lambda steps: VP(), "ve": VE}
-"""Processes by name, each made for a time grid of so many steps."""
+PROCESSES: Mapping[str, type[Process]] = {process.name: process for process in (VP, VE)}
+"""Processes by name, the usual one first."""
+
+
+def load_process(name: str, steps: int | None = None) -> Process:
+    """Return a process on a time grid of ``steps`` steps, or of its default.
+
+    Raises:
+        ConfigError: there is none of that name; the message has the nearest one.
+    """
+    if name not in PROCESSES:
+        raise ConfigError(f"unknown process {name!r}{nearest_name(name, PROCESSES)}")
+    kind = PROCESSES[name]
+    return kind.on_grid(kind.default_steps if steps is None else steps)
+
+
+def process_of(parameterisation: str) -> type[Process]:
+    """Return the process whose networks have a parameterisation.
+
+    Raises:
+        ConfigError: no process has it; the message has the nearest one.
+    """
+    for process in PROCESSES.values():
+        if parameterisation in process.parameterisations:
+            return process
+    known = [name for process in PROCESSES.values() for name in process.parameterisations]
+    raise ConfigError(f"unknown parameterisation {parameterisation!r}{nearest_name(parameterisation, known)}")

@@ -62,7 +62,7 @@ class Settings:
 
 def protocols_of(dataset: Dataset, name: str | None) -> tuple[Protocol, ...]:
     """Return the protocol of a name, the data set's own for None, or every one that fits it for ``all``."""
-    own = load_protocol(dataset.protocol)
+    own = load_protocol(dataset.workload.protocol)
     if name != "all":
         return (load_protocol(name) if name else own,)
     return tuple(p for p in PROTOCOLS.values() if p.inception) if own.inception else (own,)

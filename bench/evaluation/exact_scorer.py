@@ -41,7 +41,7 @@ class ExactScorer:
         if dataset.distribution is None:
             raise ConfigError(
                 f"protocol '{protocol.name}' needs a data set with a known distribution, not '{dataset.name}'; "
-                f"use --protocol {dataset.protocol}"
+                f"use --protocol {dataset.workload.protocol}"
             )
         self.protocol = protocol
         self._name, self._distribution, self._samples = dataset.name, dataset.distribution, samples

@@ -42,10 +42,10 @@ class ImageScorer:
     """
 
     def __init__(self, dataset: Dataset, protocol: Protocol, chunk: int) -> None:
-        if dataset.distribution is not None or not dataset.features:
+        if dataset.distribution is not None or not dataset.workload.features:
             raise ConfigError(
                 f"protocol '{protocol.name}' needs a data set with a feature network of its own, not '{dataset.name}'; "
-                f"use --protocol {dataset.protocol}"
+                f"use --protocol {dataset.workload.protocol}"
             )
         self._dataset, self.protocol, self._chunk = dataset, protocol, chunk
         self._extractors: tuple[Extractor, ...] = (PixelExtractor(dataset), ClassifierExtractor(dataset))

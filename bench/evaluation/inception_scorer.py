@@ -52,7 +52,7 @@ def check_data(dataset: Dataset, protocol: Protocol) -> None:
     if dataset.distribution is not None or dataset.shape[0] != 3 or dataset.levels != 256:
         raise ConfigError(
             f"protocol '{protocol.name}' needs RGB images of 256 grey levels, which '{dataset.name}' has not; "
-            f"use --protocol {dataset.protocol}"
+            f"use --protocol {dataset.workload.protocol}"
         )
 
 

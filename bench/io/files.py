@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -63,3 +64,8 @@ def known_sha256(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _stamped_sha256(path: Path, *_stamp: int) -> str:
     return file_sha256(path)
+
+
+def file_name(name: str) -> str:
+    """Return a name with a hyphen for what no file's name may have on every system: ``imagenet64:npz``'s colon."""
+    return re.sub(r'[<>:"/\\|?*]', "-", name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,7 @@ from torch.nn import functional
 
 from tractbench.nets import unet
 from tractbench.nets.song_unet import Block
-from tractbench.nets.unet import Arguments, Style, one_hot
-
-PRESETS: Mapping[str, Arguments] = {
-    "imagenet64": {
-        "channels": 3,
-        "size": 64,
-        "width": 192,
-        "embedding": 768,
-        "multipliers": (1, 2, 3, 4),
-        "blocks": 3,
-        "attention": (32, 16, 8),
-        "classes": 1000,
-    },
-}
-"""Arguments of the published teacher; inside iDDPM's preconditioning it has 6 outputs."""
+from tractbench.nets.unet import Style, one_hot
 
 
 class DhariwalUNet(nn.Module):

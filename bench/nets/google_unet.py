@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tractbench.nets import unet
 from tractbench.nets.embedding import log_snr_to_unit, sinusoidal
-from tractbench.nets.unet import Arguments, Attention, Residual, Step, Style, one_hot
-
-PRESETS: Mapping[str, Arguments] = {
-    "cifar10": {
-        "channels": 3,
-        "size": 32,
-        "width": 256,
-        "embedding": 1024,
-        "multipliers": (1, 1, 1),
-        "blocks": 3,
-        "attention": (8, 16),
-    },
-    "imagenet64": {
-        "channels": 3,
-        "size": 64,
-        "width": 192,
-        "embedding": 768,
-        "multipliers": (1, 2, 3, 4),
-        "blocks": 3,
-        "attention": (8, 16, 32),
-        "head_width": 64,
-        "classes": 1000,
-        "outputs": 6,
-    },
-}
-"""Arguments of the published teachers; CIFAR-10's predicts x, ImageNet's predicts x and eps."""
+from tractbench.nets.unet import Attention, Residual, Step, Style, one_hot
 
 
 class ResidualBlock(nn.Module):

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tractbench.nets import unet
-from tractbench.nets.unet import Arguments, Attention, FusedDownConv, Residual, Step, Style, one_hot
-
-_COMMON: Arguments = {"channels": 3, "width": 128, "embedding": 512, "blocks": 4, "attention": (16,)}
-_DDPMPP: Arguments = {**_COMMON, "noise_width": 128}
-_NCSNPP: Arguments = {**_COMMON, "noise_width": 256, "fourier": True, "auxiliary": True, "taps": (1, 3, 3, 1)}
-
-PRESETS: Mapping[str, Arguments] = {
-    "cifar10-ddpm++": {**_DDPMPP, "size": 32, "multipliers": (2, 2, 2)},
-    "cifar10-ncsn++": {**_NCSNPP, "size": 32, "multipliers": (2, 2, 2)},
-    "ffhq64-ddpm++": {**_DDPMPP, "size": 64, "multipliers": (1, 2, 2, 2)},
-    "ffhq64-ncsn++": {**_NCSNPP, "size": 64, "multipliers": (1, 2, 2, 2)},
-}
-"""Arguments of the published teachers without labels and augmentation; their files have ``augment`` 9."""
+from tractbench.nets.unet import Attention, FusedDownConv, Residual, Step, Style, one_hot
 
 
 class Block(nn.Module):

@@ -7,7 +7,7 @@ trained with is left out: teachers are frozen and students are trained without i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Mode = Literal["none", "up", "down"]
-Arguments = Mapping[str, int | float | Sequence[int]]
-"""Constructor arguments of a network, as a preset or a card gives them."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tractbench.config.command import given_settings, run_command
 from tractbench.config.fields import RunConfig
 from tractbench.config.identity import cell_id, student_id
 from tractbench.datasets.base import Dataset
-from tractbench.diffusion.processes import PROCESSES, Process
+from tractbench.diffusion.processes import Process, load_process
 from tractbench.diffusion.solvers import solver_steps
 from tractbench.evaluation.metrics import reference_hash
 from tractbench.evaluation.protocols import load_protocol
@@ -67,7 +67,7 @@ def identify(config: RunConfig, method: Method, dataset: Dataset, weights: Path 
     Raises:
         ConfigError: the data or the teacher's card are not on this machine, or do not go together.
     """
-    process = PROCESSES[config.process](config.grid_steps)
+    process = load_process(config.process, config.grid_steps)
     teacher = teacher_hash(config.teacher, dataset, process)
     protocol = load_protocol(config.protocol)
     reference = reference_hash(dataset, protocol, samples=config.samples, weights=weights)

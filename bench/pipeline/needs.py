@@ -11,7 +11,7 @@ import torch
 
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset
-from tractbench.diffusion.processes import PROCESSES
+from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError, TractbenchError
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Method
@@ -45,13 +45,16 @@ class Need:
 
 def files_needed(config: RunConfig, dataset: Dataset) -> tuple[Need, ...]:
     """Return data, teacher and Inception weights, here or not; nothing is loaded."""
-    process = PROCESSES[config.process](config.grid_steps)
+    process = load_process(config.process, config.grid_steps)
 
     def teacher() -> str:
         return f"sha256 {teacher_hash(config.teacher, dataset, process)[:12]}"
 
     return (
-        _found(f"data {dataset.name}", lambda: f"{dataset.training_images:,} training images, sha256 {dataset.fingerprint[:12]}"),
+        _found(
+            f"data {dataset.name}",
+            lambda: f"{dataset.training_images:,} training images, sha256 {dataset.fingerprint[:12]}",
+        ),
         _found(f"teacher {config.teacher}", teacher),
         *_inception(config),
     )

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from tractbench.config.fields import RunConfig
-from tractbench.datasets.base import Dataset
-from tractbench.diffusion.denoiser import Denoiser
-from tractbench.diffusion.processes import PROCESSES, Process
+from tractbench.datasets.base import FULL, Dataset
+from tractbench.diffusion.denoiser import Denoiser, on_device
+from tractbench.diffusion.processes import Process, load_process
 from tractbench.diffusion.solvers import sample_ode, solver_steps
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.ends import ENDS
@@ -94,7 +94,7 @@ def make_plan(
     """
     protocol = load_protocol(config.protocol)
     needs = list(files_needed(config, dataset))
-    process = PROCESSES[config.process](config.grid_steps)
+    process = load_process(config.process, config.grid_steps)
     denoiser = _network(config, dataset, process, device)
     parameters = sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
     with progress.task("measuring this machine", 3 if method.trains else 2, "stage") as task:
@@ -113,11 +113,12 @@ def _network(config: RunConfig, dataset: Dataset, process: Process, device: str)
         random = generator("plan")
         card = published_teachers().get(config.teacher)
         if card is None:
-            recipe = dataset.recipe(config.process + "-smoke" * config.teacher.endswith("-smoke"))
+            own = config.teacher == dataset.trained_teacher(config.process, config.tier)
+            recipe = dataset.recipe(config.process, config.tier if own else FULL)
             denoiser = new_denoiser(dataset.network(recipe.network, config.process), process, random)
         else:
             denoiser = wrap(build_network(card.network, card.arguments, random), card.parameterisation, process)
-    return denoiser.to(device) if isinstance(denoiser, nn.Module) else denoiser
+    return on_device(denoiser, device)
 
 
 def _per_image(work: Callable[[int], Callable[[], None]], most: int, device: str) -> float:

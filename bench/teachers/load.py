@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from tractbench.datasets.base import Dataset, NetworkPreset
-from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser, SigmaDenoiser
+from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser, SigmaDenoiser, on_device
 from tractbench.diffusion.preconditioning import SCHEMES
-from tractbench.diffusion.processes import VE, Process
-from tractbench.errors import ConfigError, nearest_name
+from tractbench.diffusion.processes import Process, process_of
+from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
 from tractbench.nets.build import build_network
 from tractbench.teachers.card import TeacherCard, load_network, read_card, read_weights
@@ -40,6 +40,10 @@ class Teacher:
     process: Process
     hash: str
 
+    def to(self, device: str) -> Teacher:
+        """Return the same teacher with its weights on a device."""
+        return replace(self, denoiser=on_device(self.denoiser, device))
+
 
 def wrap(
     network: nn.Module, parameterisation: str, process: Process, settings: Mapping[str, Any] | None = None
@@ -47,13 +51,18 @@ def wrap(
     """Make a network a denoiser; ``settings`` are those of a preconditioning.
 
     Convolutions are laid out channels last: the published networks are faster so (tests/benchmarks/networks.py).
+
+    Raises:
+        ConfigError: there is no such parameterisation, or it is not one of the process.
     """
+    if parameterisation not in process.parameterisations:
+        raise ConfigError(
+            f"parameterisation '{parameterisation}' is for process '{process_of(parameterisation).name}', not "
+            f"'{process.name}'; choose another teacher or process"
+        )
     network = network.to(memory_format=torch.channels_last)
     if parameterisation in PARAMETERISATIONS:
         return PARAMETERISATIONS[parameterisation](network, process)
-    if parameterisation not in SCHEMES:
-        known = [*PARAMETERISATIONS, *SCHEMES]
-        raise ConfigError(f"unknown parameterisation '{parameterisation}'{nearest_name(parameterisation, known)}")
     return SigmaDenoiser(network, process, SCHEMES[parameterisation](**(settings or {})))
 
 
@@ -71,12 +80,12 @@ def load_card(card: TeacherCard, folder: Path, process: Process) -> nn.Module:
     network = load_network(card, folder, tensors)
     tensors.clear()  # the network holds them; a second reference would keep what another layout replaces
     denoiser = wrap(network, card.parameterisation, process, settings)
-    if isinstance(denoiser, SigmaDenoiser) and isinstance(process, VE):
+    if isinstance(denoiser, SigmaDenoiser):
         scheme = denoiser.scheme
         if process.sigma_min < scheme.sigma_min or process.sigma_max > scheme.sigma_max:
             raise ConfigError(
                 f"teacher '{card.name}' knows noise levels {scheme.sigma_min:.3g} to {scheme.sigma_max:.3g}, process "
-                f"'ve' has {process.sigma_min:.3g} to {process.sigma_max:.3g}; choose another teacher"
+                f"'{process.name}' has {process.sigma_min:.3g} to {process.sigma_max:.3g}; choose another teacher"
             )
     return denoiser
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from tractbench.diffusion.preconditioning import SCHEMES
-from tractbench.diffusion.processes import PROCESSES
+from tractbench.diffusion.processes import load_process, process_of
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
 from tractbench.io.files import file_sha256, write_atomic
+from tractbench.nets.architectures import architecture
 from tractbench.nets.build import NETWORKS, Argument, meta_network
 from tractbench.teachers.card import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
 from tractbench.teachers.load import load_card
@@ -26,6 +26,8 @@ GRID = 1024
 
 class Published(BaseModel):
     """A teacher that others publish.
+
+    A card names the teacher's ``architecture``, which gives network and arguments; ``arguments`` are then further ones.
 
     Attributes:
         name: what users call it, and what the imported card is called.
@@ -62,6 +64,17 @@ class Published(BaseModel):
     fid: float | None = None
     fid_source: str | None = None
     note: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_architecture(cls, written: dict[str, object]) -> dict[str, object]:
+        if "architecture" not in written:
+            return written
+        named = architecture(str(written["architecture"]))
+        further = written.get("arguments", {})
+        arguments = {**named.arguments, **(further if isinstance(further, dict) else {})}
+        rest = {key: value for key, value in written.items() if key != "architecture"}
+        return {**rest, "network": named.network, "arguments": arguments}
 
 
 def published_teachers() -> dict[str, Published]:
@@ -105,7 +118,7 @@ def try_teacher(card: TeacherCard, folder: Path) -> Trial:
     Raises:
         DamagedFileError: its weights are not what the card promises, or give numbers that are not finite.
     """
-    denoiser = load_card(card, folder, PROCESSES[card.process](GRID))
+    denoiser = load_card(card, folder, load_process(card.process, GRID))
     channels, size = (_whole(card.arguments, key) for key in ("channels", "size"))
     noise = torch.randn((2, channels, size, size), generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(2, dtype=torch.int64) if card.arguments.get("classes") else None
@@ -175,7 +188,7 @@ def import_teacher(
         sha256=file_sha256(folder / file),
         licence=published.licence if published else licence,
         command=f"tractbench teacher import {path.name}" + (f" --card {published.name}" if published else ""),
-        process="ve" if parameterisation in SCHEMES else "vp",
+        process=process_of(parameterisation).name,
         parameterisation=parameterisation,
         settings=foreign.settings,
         origin=Origin(

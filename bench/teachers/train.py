@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tractbench.datasets.base import Dataset, TeacherRecipe
-from tractbench.diffusion.denoiser import SIGMA_DATA
-from tractbench.diffusion.processes import PROCESSES, VE, Process, per_sample
+from tractbench.datasets.base import FULL, Dataset
+from tractbench.datasets.workload import TeacherRecipe
+from tractbench.diffusion.preconditioning import SIGMA_DATA
+from tractbench.diffusion.processes import Process, load_process, per_sample
 from tractbench.errors import ConfigError, RunFailedError
 from tractbench.progress import Progress
 from tractbench.seeds import generator
@@ -37,19 +37,19 @@ def draw_times(recipe: TeacherRecipe, process: Process, random: torch.Generator)
     """Draw the times of a step ``[batch]``, float64: uniform in (0, 1], or of EDM's log-normal noise levels."""
     if recipe.loss == "capped_snr":
         return 1 - torch.rand(recipe.batch, dtype=torch.float64, generator=random)
-    if not isinstance(process, VE):
-        raise ConfigError("loss 'edm' is for the VE process; use capped_snr")
     sigma = torch.exp(P_MEAN + P_STD * torch.randn(recipe.batch, dtype=torch.float64, generator=random))
     return process.time(sigma.clamp(process.sigma_min, process.sigma_max))
 
 
 def loss_weight(recipe: TeacherRecipe, process: Process, t: Tensor) -> Tensor:
-    """Return the weight of the x0 error at ``t`` ``[batch]``: capped SNR, or EDM's lambda (Karras et al. 2022)."""
+    """Return the weight of the x0 error at ``t`` ``[batch]``: capped SNR, or EDM's lambda (Karras et al. 2022).
+
+    SNR is in units of the data's own variance where the process tells it so.
+    """
     snr = torch.exp(process.log_snr(t))
     if recipe.loss == "edm":
         return snr + 1 / SIGMA_DATA**2
-    data_scale = SIGMA_DATA if process.name == "ve" else 1.0  # SNR in units of the data's own variance
-    return (data_scale**2 * snr).clamp(1.0, recipe.weight_cap)
+    return (process.data_scale**2 * snr).clamp(1.0, recipe.weight_cap)
 
 
 def train_teacher(
@@ -60,7 +60,7 @@ def train_teacher(
     *,
     seed: int = 0,
     steps: int | None = None,
-    smoke: bool = False,
+    tier: str = FULL,
     device: str = "cpu",
 ) -> TeacherCard:
     """Train a denoiser on a data set's training images and write its weights and card.
@@ -75,20 +75,20 @@ def train_teacher(
         progress: draws the bar.
         seed: training seed.
         steps: optimiser steps instead of the recipe's.
-        smoke: by the recipe of the smoke tier, which shows that everything works and nothing more.
+        tier: the tier whose runs the teacher is for, where they have a recipe of their own, such as ``smoke``.
         device: where the network runs.
 
     Raises:
         ConfigError: there is no such recipe, or ``steps`` is below 1.
         RunFailedError: the loss became infinite or NaN.
     """
-    recipe = dataset.recipe(f"{process_name}-smoke" if smoke else process_name)
+    recipe = dataset.recipe(process_name, tier)
     if steps is not None:
         if steps < 1:
             raise ConfigError(f"steps {steps}: a teacher needs at least 1; the recipe has {recipe.steps}")
-        recipe = replace(recipe, steps=steps)
-    name = f"{dataset.name}-{process_name}".replace(":", "-") + "-smoke" * smoke
-    process = PROCESSES[process_name](TIME_STEPS)
+        recipe = recipe.model_copy(update={"steps": steps})
+    name = dataset.trained_teacher(process_name, tier)
+    process = load_process(process_name, TIME_STEPS)
     preset = dataset.network(recipe.network, process_name)
     denoiser = new_denoiser(preset, process, generator("teacher", name, seed, "weights")).to(device)
     parameters = list(denoiser.parameters())
@@ -128,7 +128,9 @@ def train_teacher(
 
     average.copy_to(denoiser)
     command = f"tractbench teacher train --dataset {dataset.name} --process {process_name}"
-    command += " --tier smoke" * smoke + f" --seed {seed}" * (seed != 0) + f" --steps {steps}" * (steps is not None)
+    command += (
+        f" --tier {tier}" * (tier != FULL) + f" --seed {seed}" * (seed != 0) + f" --steps {steps}" * (steps is not None)
+    )
     return write_card(
         TeacherCard,
         folder,

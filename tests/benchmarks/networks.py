@@ -1,7 +1,7 @@
 """What share of the device's measured matrix-product peak the published networks reach, and where the rest goes.
 
     python tests/benchmarks/networks.py                       # every preset, both memory formats
-    python tests/benchmarks/networks.py --preset song_unet/cifar10-ncsn++ --batch 8 --device cuda --dtype bfloat16
+    python tests/benchmarks/networks.py --preset ncsn++-cifar10 --batch 8 --device cuda --dtype bfloat16
 
 FLOPs are those of convolutions, attention and matrix products as torch counts them. The peak is the fastest of several
 square matrix products of the same dtype, measured in the same run. "Other" is the share of the operators' time that is
@@ -15,13 +15,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from tractbench.nets import dhariwal_unet, google_unet, song_unet
+from tractbench.nets.architectures import architectures
 from tractbench.nets.build import build_network
 
 PRESETS = {
-    f"{name}/{preset}": (name, arguments)
-    for name, module in (("google_unet", google_unet), ("song_unet", song_unet), ("dhariwal_unet", dhariwal_unet))
-    for preset, arguments in module.PRESETS.items()
+    name: (found.network, found.arguments) for name, found in architectures().items() if "size" in found.arguments
 }
 HEAVY = ("conv", "attention", "mm", "gemm", "linear", "matmul")
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -59,7 +59,7 @@ def seconds(step, steps: int) -> float:
 def measure(method_name: str, rounds: int, steps: int) -> dict[str, float | str]:
     """Return the ratio of a method's training step to its floor."""
     config, method, dataset = resolve({"method": method_name, "dataset": "digits"})
-    torch.set_num_threads(dataset.threads or torch.get_num_threads())
+    torch.set_num_threads(dataset.workload.threads or torch.get_num_threads())
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
     run = Distillation(config, method, teacher.process, teacher.denoiser, dataset.train, decode=dataset.decode)
     bare = floor(run, FORWARDS[method_name])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
-from tractbench.datasets.base import Dataset, Settings
+from tractbench.datasets.base import Dataset
 from tractbench.datasets.formats.prepared import (
     Manifest,
     Source,
@@ -18,10 +17,13 @@ from tractbench.datasets.formats.prepared import (
     folder_of,
     open_split,
     prepare_split,
+    read_manifest,
     verify_split,
 )
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.progress import Progress
+
+Found = TypeVar("Found", Manifest, Split)
 
 SPLITS = ("train", "held_out")
 
@@ -31,7 +33,6 @@ class FileDataset(Dataset):
 
     Attributes:
         label_count: number of classes that the files name, whether runs use them or not.
-        train_count: images that the published training split has.
         held_out_count: images that the published held-out split has.
         download_url: where the files can be fetched; None if nobody may pass them on.
         download_sha256: their hash.
@@ -44,20 +45,16 @@ class FileDataset(Dataset):
     download_sha256: ClassVar[str | None] = None
     variants: ClassVar[tuple[str, ...]] = ()
     flips: ClassVar[bool] = True
-    protocol: ClassVar[str] = "tract"
-    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
 
     @property
     def data_name(self) -> str:
         """Name of the prepared images, which several variants of a data set can share."""
         return self.name
 
-    def preset(self, tier: str | None, process: str) -> tuple[str, Settings]:
-        """Return a tier's name and its settings; the smoke tier's teacher is one that is trained on this machine."""
-        tier, settings = super().preset(tier, process)
-        if tier == "smoke":
-            settings = {**settings, "teacher": f"{self.name.replace(':', '-')}-{process}-smoke"}
-        return tier, settings
+    @property
+    def files(self) -> FileDataset:
+        """The data set itself."""
+        return self
 
     def sources(self, path: Path) -> Mapping[str, Source]:
         """Return the splits that the files at a path hold."""
@@ -117,7 +114,7 @@ class FileDataset(Dataset):
         ]
 
     def manifests(self) -> list[Manifest]:
-        """Return the manifests of the prepared splits."""
+        """Return the manifests of the prepared splits, whose files have the size that these say."""
         return [found.manifest for split in SPLITS if (found := open_split(self.data_name, split))]
 
     def verify(self, progress: Progress | None = None) -> dict[str, bool]:
@@ -125,8 +122,8 @@ class FileDataset(Dataset):
         bar = progress or Progress()
         return {found.split: verify_split(self.data_name, found.split, bar) for found in self.manifests()}
 
-    def _split(self, split: str) -> Split:
-        found = open_split(self.data_name, split)
+    def _here(self, found: Found | None, split: str) -> Found:
+        """Return what was found of a prepared split; a ConfigError says how to get it."""
         if found is None:
             files = "--download" if self.download_url else "PATH"
             others = [f"{type(self).name}:{variant}" for variant in self.variants]
@@ -136,6 +133,14 @@ class FileDataset(Dataset):
                 + f", or take what is here: {here}" * bool(here)
             )
         return found
+
+    def _split(self, split: str) -> Split:
+        return self._here(open_split(self.data_name, split), split)
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        """The training images' manifest; the images are not opened for it."""
+        return self._here(read_manifest(self.data_name, "train"), "train")
 
     @cached_property
     def _train(self) -> Split:
@@ -164,13 +169,9 @@ class FileDataset(Dataset):
     @property
     def deviates(self) -> str | None:
         """How the prepared training images differ from the published ones; then no score is one of the data set."""
-        return self._train.manifest.deviation
+        return self._manifest.deviation
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """The sha256 of the training images' manifest hash, which ``data verify`` compares with the images."""
-        manifest = self._train.manifest
-        parts = [self.data_name, manifest.count, manifest.shape, manifest.sha256]
-        if manifest.deviation:
-            parts.append(manifest.deviation)
-        return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+    @property
+    def contents(self) -> object:
+        """The training images' manifest, whose hash ``data verify`` compares with images and labels."""
+        return self._manifest.model_dump(include={"dataset", "count", "shape", "sha256", "deviation"})

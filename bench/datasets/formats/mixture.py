@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tractbench.datasets.base import Dataset, Settings
+from tractbench.datasets.base import Dataset
+from tractbench.datasets.workload import WORKLOADS
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
@@ -18,7 +20,6 @@ from tractbench.seeds import generator
 
 TRAINING_POINTS = 1 << 16
 HELD_OUT_POINTS = 5000
-SETTINGS = {"batch": 128, "lr": 1e-3, "chunk": 500, "clip_sample": False, "clip_target": False}
 
 
 class Mixture(Dataset):
@@ -28,23 +29,18 @@ class Mixture(Dataset):
         weights: ``[K]``, summing to 1.
         means: ``[K, D]``.
         covariances: ``[K, D, D]``.
+        definition: JSON values that the parameters are computed from. Sines and orthogonal matrices differ in their last
+            bits from one processor to the next, and the data should not have another name for it.
     """
 
     weights: Tensor
     means: Tensor
     covariances: Tensor
 
-    threads: ClassVar[int | None] = 1
+    definition: Mapping[str, object] | None = None
     clips: ClassVar[bool] = False
     train_count: ClassVar[int] = TRAINING_POINTS
-    processes: ClassVar[tuple[str, ...]] = ("vp", "ve")
-    teachers: ClassVar[Mapping[str, str]] = {"vp": "exact", "ve": "exact"}
-    features: ClassVar[str] = ""
-    protocol: ClassVar[str] = "exact"
-    tiers: ClassVar[Mapping[str, Settings]] = {
-        "small": {**SETTINGS, "budget": 3 << 17, "samples": 5000},
-        "smoke": {**SETTINGS, "budget": 12288, "samples": 500},
-    }
+    workload_file: ClassVar[Path] = WORKLOADS / "mixture.toml"
 
     @property
     def distribution(self) -> Mixture:
@@ -82,14 +78,16 @@ class Mixture(Dataset):
         """5,000 other points: what a perfect sampler would give."""
         return self.draw(HELD_OUT_POINTS, "held out")
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """The sha256 of the mixture's parameters."""
-        digest = hashlib.sha256(self.name.encode())
+    @property
+    def contents(self) -> object:
+        """What the mixture is made from, of which all points follow, or its parameters where nobody says."""
+        if self.definition is not None:
+            return {"name": self.name, "definition": dict(self.definition)}
+        digest = hashlib.sha256()
         for tensor in (self.weights, self.means, self.covariances):
             digest.update(f" {tuple(tensor.shape)} ".encode())
             digest.update(tensor.double().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return {"name": self.name, "parameters": digest.hexdigest()}
 
     def exact_denoiser(self, process: Process) -> Denoiser:
         """Return the optimal denoiser in closed form."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tractbench.errors import ConfigError, DamagedFileError, StoreError
 from tractbench.io.cache import cache_dir
-from tractbench.io.files import write_atomic
+from tractbench.io.files import file_name, write_atomic
 from tractbench.progress import Progress
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32]]
@@ -96,7 +96,7 @@ def stamp(files: Iterable[Path]) -> str:
 
 def folder_of(dataset: str) -> Path:
     """Return the folder of a prepared data set."""
-    return cache_dir() / "data" / dataset.replace(":", "-")
+    return cache_dir() / "data" / file_name(dataset)
 
 
 def _paths(dataset: str, split: str) -> tuple[Path, Path, Path]:
@@ -104,27 +104,54 @@ def _paths(dataset: str, split: str) -> tuple[Path, Path, Path]:
     return folder / f"{split}.json", folder / f"{split}.pixels", folder / f"{split}.labels"
 
 
+def content_sha256(images: Tensor, labels: Tensor | None) -> str:
+    """Return the sha256 of all pixels ``[N, C, H, W]``, then all labels ``[N]``, as a manifest has it."""
+    digest = hashlib.sha256(images.contiguous().numpy().tobytes())
+    if labels is not None:
+        digest.update(labels.numpy().astype(LABEL).tobytes())
+    return digest.hexdigest()
+
+
+def read_manifest(dataset: str, split: str) -> Manifest | None:
+    """Read the manifest of a prepared split and nothing else; None if it is not there.
+
+    Raises:
+        DamagedFileError: it cannot be read or is of something else.
+    """
+    path, remedy = _paths(dataset, split)[0], _remedy(dataset)
+    if not path.exists():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DamagedFileError(f"{path} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
+    if (manifest.dataset, manifest.split) != (dataset, split):
+        raise DamagedFileError(f"{path} is of {manifest.dataset} {manifest.split}; {remedy}")
+    return manifest
+
+
+def _remedy(dataset: str) -> str:
+    return f"prepare it again: tractbench data prepare {dataset} PATH --force"
+
+
 def open_split(dataset: str, split: str) -> Split | None:
-    """Open a prepared split without reading it; None if it is not there.
+    """Open a prepared split without reading its images; None if it is not there.
 
     Raises:
         DamagedFileError: the manifest cannot be read or is of something else, or the files have another size than it
             says.
     """
-    manifest_path, pixels, labels = _paths(dataset, split)
-    if not manifest_path.exists():
+    manifest = read_manifest(dataset, split)
+    if manifest is None:
         return None
-    remedy = f"prepare it again: tractbench data prepare {dataset} PATH --force"
+    path, pixels, labels = _paths(dataset, split)
     try:
-        manifest = Manifest.model_validate_json(manifest_path.read_text(encoding="utf-8"))
         sizes = pixels.stat().st_size, labels.stat().st_size
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{manifest_path} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
-    if (manifest.dataset, manifest.split) != (dataset, split):
-        raise DamagedFileError(f"{manifest_path} is of {manifest.dataset} {manifest.split}; {remedy}")
+    except OSError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}); {_remedy(dataset)}") from error
     shape = (manifest.count, *manifest.shape)
     if sizes != (int(np.prod(shape)), manifest.count * LABEL.itemsize):
-        raise DamagedFileError(f"{pixels} is not of {manifest.count:,} images; {remedy}")
+        raise DamagedFileError(f"{pixels} is not of {manifest.count:,} images; {_remedy(dataset)}")
     mapped = np.memmap(pixels, np.uint8, "c", shape=shape)  # copy on write: nobody writes, and torch asks for writable
     held = np.fromfile(labels, LABEL).astype(np.int64)
     return Split(manifest, torch.from_numpy(mapped), torch.from_numpy(held))
