@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from command_lines import flags
 from report_data import fill, record
 from scipy.stats import norm, t
 
@@ -339,28 +340,6 @@ def test_no_text_of_a_csv_is_a_formula(tractbench, store, tmp_path):
 
 
 # --- what stands behind
-
-
-def flags(command):
-    """The settings that a command line of ``tractbench run`` gives, read by the command itself."""
-    import shlex
-
-    import typer
-
-    from tractbench.cli import app
-    from tractbench.cli.options import parse_settings
-
-    words = shlex.split(command)
-    assert words[:2] == ["tractbench", "run"]
-    params = typer.main.get_command(app).commands["run"].make_context("run", words[2:]).params
-    kept = {name: params[name] for name in params if name in type_fields()}
-    return kept | parse_settings(params["setting"] or [])
-
-
-def type_fields():
-    from tractbench.config.fields import RunConfig
-
-    return RunConfig.model_fields
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -11,8 +11,8 @@ from types import FrameType
 from tractbench.errors import InterruptedRunError
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 75}
-"""Exit status by signal: the shell's 128 + number, and sysexits' EX_TEMPFAIL for SIGUSR1, which batch systems send ahead
-of the end so that the same command is queued again. In every case the same command goes on where the run stopped."""
+"""Exit status by signal: the shell's 128 + number, and sysexits' EX_TEMPFAIL for SIGUSR1, which batch systems send
+ahead of the end so that the same command is queued again. In every case the same command goes on from there."""
 
 
 class Interrupt:

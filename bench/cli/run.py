@@ -37,8 +37,9 @@ def run(
 ) -> None:
     """Distil a teacher with a method, sample the student, score it and record everything.
 
-    The same command again finds the result done; an interrupted one goes on where it stopped. Ctrl-C, SIGTERM, SIGHUP
-    and SIGUSR1 save and stop, with exit status 130, 143, 129 and 75; a failed run ends with 1, an impossible one with 2.
+    The same command again finds the result done; an interrupted one goes on where it stopped. Ctrl-C, SIGTERM,
+    SIGHUP and SIGUSR1 save and stop, with exit status 130, 143, 129 and 75; a failed run ends with 1, an impossible one
+    with 2.
 
     Examples:
       tractbench run --method tract --dataset digits --nfe 1

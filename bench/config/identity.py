@@ -1,8 +1,8 @@
 """What a run is called: hashes of all that decides its numbers, in normal form, and of nothing else.
 
 Two rules keep names for ever. A field that has no effect under the others is left out, so that runs with equal bits
-have one name. A field is also left out at the value it was introduced with, so that a field added later renames nothing; its
-default may change if ``Field(new, json_schema_extra={"introduced": old})`` says what it was.
+have one name. A field is also left out at the value it was introduced with, so that a field added later renames
+nothing; its default may change if ``Field(new, json_schema_extra={"introduced": old})`` says what it was.
 
 Everything here follows from the configuration, the cards and the data manifests: no weights are loaded.
 """

@@ -146,11 +146,6 @@ class VP(Process):
         return math.exp(-self.log_snr_min / 2)
 
     @property
-    def key(self) -> dict[str, object]:
-        """Name and range of logSNR."""
-        return {"name": self.name, "log_snr": [self.log_snr_min, self.log_snr_max]}
-
-    @property
     def _start(self) -> float:
         return math.atan(math.exp(-self.log_snr_max / 2))
 
@@ -210,11 +205,6 @@ class VE(Process):
     def key(self) -> dict[str, object]:
         """Name, number of noise levels and their ends."""
         return {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-
-    @property
-    def key(self) -> dict[str, object]:
-        """Name, number of noise levels and their range."""
-        return {"name": self.name, "steps": self.steps, "sigma": [self.sigma_min, self.sigma_max]}
 
     @property
     def prior_std(self) -> float:

@@ -32,8 +32,8 @@ def main() -> None:
             found += store.find(identify(*resolve(settings | {"seed": index // 12})).id) is not None
         seconds = time.perf_counter() - started
         print(f"{cells} cells named and looked up ({found} found): {seconds:.2f} s")
-        command = [sys.executable, "-m", "tractbench", "run", "--method", "tract", "--dataset", "digits", "--tier", "smoke",
-                   "--runs", str(store.root), "--quiet"]  # fmt: skip
+        words = f"run --method tract --dataset digits --tier smoke --quiet --runs {store.root}".split()
+        command = [sys.executable, "-m", "tractbench", *words]
         subprocess.run(command, check=True)
         times = []
         for _ in range(5):

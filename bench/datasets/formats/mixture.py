@@ -29,8 +29,8 @@ class Mixture(Dataset):
         weights: ``[K]``, summing to 1.
         means: ``[K, D]``.
         covariances: ``[K, D, D]``.
-        definition: JSON values that the parameters are computed from. Sines and orthogonal matrices differ in their last
-            bits from one processor to the next, and the data should not have another name for it.
+        definition: JSON values that the parameters are computed from. Sines and orthogonal matrices differ in their
+            last bits from one processor to the next, and the data should not have another name for it.
     """
 
     weights: Tensor
