@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.solvers import solver_steps
-from tractbench.errors import DamagedFileError
+from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.images import SampleSet
 from tractbench.evaluation.sampling import sample
 from tractbench.pipeline.run import final_network
 from tractbench.registry import load_dataset, load_method
-from tractbench.results.record import Record
-from tractbench.results.store import STUDENT
+from tractbench.results.migrate import parse_record
+from tractbench.results.store import RECORD, STUDENT, student_file
 from tractbench.teachers.load import load_teacher
 from tractbench.training.checkpoint import load_checkpoint
 
@@ -32,21 +33,24 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
         DamagedFileError: the record or the weights cannot be read, or do not belong together.
         ConfigError: the run's method, data or teacher is not on this machine.
     """
-    path = folder / "record.json"
+    path = folder / RECORD
     try:
-        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = parse_record(path.read_bytes(), path)
+        config = RunConfig.model_validate(record.config.as_written())
+    except OSError as error:
         raise DamagedFileError(f"{path} is not a run's record; give the folder of a finished run") from error
-    config = record.config
+    except ValidationError as error:
+        raise ConfigError(f"{path} has settings that no run here can have; run it again") from error
     method = load_method(config.method).model_validate(config.options)
     dataset = load_dataset(config.dataset)
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
     denoiser = teacher.denoiser
     if method.trains:
         network = final_network(config, method, dataset, teacher)
-        tensors, header = load_checkpoint(folder / STUDENT, "run it again with --force")
+        weights = student_file(folder, record.student, STUDENT)
+        tensors, header = load_checkpoint(weights, "run it again with --force")
         if header["student"] != record.student:
-            raise DamagedFileError(f"{folder / STUDENT} is another run's student; run it again with --force")
+            raise DamagedFileError(f"{weights} is another run's student; run it again with --force")
         network.load_state_dict(tensors)
         denoiser = network.to(device)
     elif isinstance(denoiser, nn.Module):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,8 +32,8 @@ from tractbench.method import Method
 from tractbench.progress import Progress, Task
 from tractbench.registry import plugin_source_hash
 from tractbench.results.pictures import Plane, save_grid, save_mosaic, save_plane
-from tractbench.results.provenance import command_line, environment
-from tractbench.results.record import DistillationError, Metric, Record, Seconds, Training
+from tractbench.results.provenance import environment
+from tractbench.results.record import DistillationError, Metric, Record, RecordedConfig, Seconds, Training
 from tractbench.results.store import CHECKPOINT, GRID, LOSSES, PICTURE, STUDENT, TEACHER_GRID, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, load_teacher, new_denoiser
@@ -106,12 +104,13 @@ def _run(
         progress=progress,
         weights=runtime.weights,
     )
+    store.require_writable()
     student = student_id(config, method, teacher.hash, dataset)
     cell = identity(student, config, scorer.reference_hash)
     if not runtime.force and (found := store.find(cell)):
         return Outcome(found, reused=True)
-    folder = store.folder(config, student, cell)
-    with store.lock(folder):
+    folder = store.cell_folder(config, cell)
+    with store.lock_cell(folder):
         job = _Job(config, method, dataset, teacher, scorer, store, progress, runtime, student, cell, folder)
         return Outcome(job.run(), reused=False)
 
@@ -139,12 +138,12 @@ class _Job:
         base = {
             "identity": self.cell,
             "student": self.student,
-            "results_version": RESULTS_VERSION,
+            "training_version": RESULTS_VERSION,
+            "scoring_version": RESULTS_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": self.config,
+            "config": RecordedConfig.of(self.config),
             "environment": environment(self.runtime.device),
-            "command": command_line(),
-            "folder": self.folder.name,
+            "folder": self.folder.relative_to(self.store.root).as_posix(),
         }
         hashes = {
             "teacher": self.teacher.hash,
@@ -158,8 +157,8 @@ class _Job:
             sampling_started = time.perf_counter()
             metrics = self._score(network)
         except RunFailedError as error:
-            failed = Record.model_validate({**base, "status": "failed", "reason": str(error), "hashes": hashes})
-            self.store.append(failed)
+            failed = {**base, "status": "failed", "failure": "diverged", "reason": str(error), "hashes": hashes}
+            self.store.write(Record.model_validate(failed))
             raise
         sampled = time.perf_counter()
         record = Record.model_validate(
@@ -182,15 +181,18 @@ class _Job:
                 "deviations": deviations(self.config, self.scorer, self.dataset),
             }
         )
-        self.store.append(record)
-        self._checkpoint.unlink(missing_ok=True)
+        self.store.write(record)
         self._draw(network)
         return record
 
     @property
+    def _student_folder(self) -> Path:
+        return self.store.student_folder(self.student)
+
+    @property
     def _checkpoint(self) -> Path:
-        """The run's own checkpoint; a forced run has another, which only a forced run goes on from."""
-        return self.folder / (f"forced-{CHECKPOINT}" if self.runtime.force else CHECKPOINT)
+        """The student's checkpoint; a forced run has another, which only a forced run goes on from."""
+        return self._student_folder / (f"forced-{CHECKPOINT}" if self.runtime.force else CHECKPOINT)
 
     def _teacher_denoiser(self) -> Denoiser:
         denoiser = self.teacher.denoiser
@@ -237,11 +239,12 @@ class _Job:
 
     def _student(self) -> Made:
         """Return the student: from this store if it is there, else trained, from a checkpoint if there is one."""
-        if not self.runtime.force:
-            for path in self.store.student_files(self.student, STUDENT):
-                found = self._load_student(path)
-                if found:
-                    return found
+        progress, stop = self.progress, self.runtime.stop
+        with self.store.lock_student(self.student, self.folder.name, progress.message, stop):
+            path = self._student_folder / STUDENT
+            return self._load_student(path) if path.exists() and not self.runtime.force else self._train_student()
+
+    def _train_student(self) -> Made:
         run = Distillation(
             self.config,
             self.method,
@@ -255,9 +258,6 @@ class _Job:
             device=self.runtime.device,
         )
         checkpoint = self._checkpoint
-        if not checkpoint.exists() and not self.runtime.force:
-            for other in self.store.student_files(self.student, CHECKPOINT)[:1]:
-                shutil.copyfile(other, checkpoint)
         ends = self._teacher_ends
         distilled = distill(
             run,
@@ -279,13 +279,16 @@ class _Job:
             seconds=distilled.seconds,
             nonfinite_gradients=distilled.nonfinite_gradients,
         )
-        write_atomic(self.folder / LOSSES, loss_table(distilled.losses))
+        write_atomic(self._student_folder / LOSSES, loss_table(distilled.losses))
         header = {
             "student": self.student,
             "training": training.model_dump(),
             "distillation_errors": [error.model_dump() for error in errors],
+            "cell": self.folder.name,
+            "environment": environment(self.runtime.device),
         }
-        save_checkpoint(self.folder / STUDENT, distilled.student.state_dict(), header)
+        save_checkpoint(self._student_folder / STUDENT, distilled.student.state_dict(), header)
+        checkpoint.unlink(missing_ok=True)
         return distilled.student, training, errors
 
     def _new_network(self, name: str) -> nn.Module:
@@ -294,22 +297,21 @@ class _Job:
     def _final_network(self) -> nn.Module:
         return final_network(self.config, self.method, self.dataset, self.teacher).to(self.runtime.device)
 
-    def _load_student(self, path: Path) -> Made | None:
+    def _load_student(self, path: Path) -> Made:
         tensors, header = load_checkpoint(path, "delete it to train the student again")
         if header["student"] != self.student:
-            return None
+            raise DamagedFileError(f"{path} is another student's; delete it to train the student again")
         network = self._final_network()
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
             raise DamagedFileError(f"{path} does not fit its network; delete it to train again") from error
-        reused_from = None
-        if path.parent != self.folder:
-            reused_from = path.parent.name
-            for name in (STUDENT, LOSSES):
-                _link(path.parent / name, self.folder / name)
-            self.progress.message(f"using the student of {reused_from}")
-        training = Training.model_validate(header["training"] | {"reused_from": reused_from})
+        trained_by = header.get("cell")
+        origin: dict[str, object] = {}
+        if trained_by != self.folder.name:
+            origin = {"reused_from": trained_by, "environment": header.get("environment", {})}
+            self.progress.message(f"using the student of {trained_by or 'an earlier run'}")
+        training = Training.model_validate(header["training"] | origin)
         return network, training, tuple(DistillationError.model_validate(e) for e in header["distillation_errors"])
 
     def _sample(
@@ -447,15 +449,6 @@ def _plane(points: Tensor) -> Tensor:
 def count_parameters(denoiser: Denoiser) -> int:
     """Return the number of a network's parameters, 0 for a closed form."""
     return sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no links."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def loss_table(losses: tuple[LossPoint, ...]) -> str:
