@@ -26,7 +26,9 @@ def load_results(runs: str | Path = "runs", *, by: Literal["run", "score"] = "ru
 
     Raises:
         StoreError: the folder holds no results.
-        DamagedFileError: a record cannot be read.
+
+    Warns:
+        UserWarning: a record cannot be read and is left out.
     """
     from tractbench.reports.frames import load_results
 

@@ -122,7 +122,7 @@ def compose(store: Store, tables: Mapping[str, Table], selection: Selection) -> 
         StoreError: there are no runs to report.
         ConfigError: an unknown name.
     """
-    records = store.latest()
+    records = store.records()
     if not records and not selection.names_tables:
         raise StoreError(f"no runs in {store.root} yet; make some with 'tractbench run', or name another --runs folder")
     chosen = _chosen_tables(tables, selection)

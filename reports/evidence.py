@@ -13,7 +13,7 @@ from tractbench.config.identity import RESULTS_VERSION
 from tractbench.config.numbers import format_budget
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.io.canonical import canonical
-from tractbench.results.record import Record
+from tractbench.results.record import Record, RecordedConfig
 from tractbench.results.statistics import Spread, spread, variance
 
 
@@ -95,7 +95,7 @@ def gather(records: Sequence[Record], tables: Mapping[str, Table]) -> dict[str, 
     only those made like the latest.
 
     Args:
-        records: one for each identity, oldest first (:meth:`tractbench.results.store.Store.latest`).
+        records: one for each identity, oldest first (:meth:`tractbench.results.store.Store.records`).
         tables: all tables.
     """
     alike: dict[str, list[Record]] = {}
@@ -134,7 +134,7 @@ def _evidence(cell: Cell, alike: Sequence[Record], budgets: Set[int]) -> Evidenc
         if record.identity not in counted:
             other = "made again later" if _made_with(record) == made else "other files than the latest"
             left_out.setdefault(_objection(record, cell.metric) or other, set()).add(record.config.seed)
-    elsewhere = {r.config.budget for r in usable if r.status == "done" and r.results_version == RESULTS_VERSION}
+    elsewhere = {r.config.budget for r in usable if r.status == "done" and _outdated(r) is None}
     return Evidence(
         scores=scores,
         quoted={seed: protocol.quoted(list(by_seed.values())) for seed, by_seed in sorted(scores.items())},
@@ -157,17 +157,17 @@ def _remarks(scores: Mapping[int, Mapping[int, float]], asked: Sequence[int]) ->
     return (text,) if fewer else ()
 
 
-def _likeness(config: RunConfig) -> str:
+def _likeness(config: RunConfig | RecordedConfig) -> str:
     """Return what runs of a cell share, and those of another budget: everything but seeds, budget and chunk."""
     return canonical(config.model_dump(mode="json", exclude={"seed", "sampling_seeds", "chunk", "budget"}))
 
 
 def _objection(record: Record, metric: str) -> str | None:
     """Return why a run does not count, None if it does."""
-    if record.results_version != RESULTS_VERSION:
-        return f"results version {record.results_version}, not {RESULTS_VERSION}"
-    if record.status == "failed":
-        return f"failed: {' '.join(str(record.reason).split())}"
+    if outdated := _outdated(record):
+        return outdated
+    if record.status != "done":
+        return f"{record.status}: {' '.join(str(record.reason).split())}"
     if metric not in record.metrics:
         return f"has no {metric}"
     if record.deviations:
@@ -177,9 +177,17 @@ def _objection(record: Record, metric: str) -> str | None:
     return None
 
 
+def _outdated(record: Record) -> str | None:
+    """Return which version of the code's results made a run, None for the current one."""
+    for kind, made_by in (("training", record.training_version), ("scoring", record.scoring_version)):
+        if made_by != RESULTS_VERSION:
+            return f"{kind} version {made_by}, not {RESULTS_VERSION}"
+    return None
+
+
 def _failed(record: Record, metric: str) -> bool:
     """Whether a run of the current code failed or scored no positive number: evidence that cannot be averaged."""
-    if record.results_version != RESULTS_VERSION:
+    if _outdated(record):
         return False
     return record.status == "failed" or (metric in record.metrics and not _finite(record, metric))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from tractbench.errors import ConfigError, TractbenchError
 from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.verdicts import Verdict
-from tractbench.results.record import Record
+from tractbench.results.record import Record, RecordedConfig
 from tractbench.results.statistics import spread
 from tractbench.results.store import Store
 
@@ -50,9 +51,10 @@ RUN_COLUMNS = {
     "parameters": "parameters of the sampled network",
     "distillation_error": "mean squared distance to the teacher in all its steps, after the last phase",
     "training_seconds": "wall time of training",
-    "status": "done or failed",
-    "reason": "why it failed, else empty",
-    "results_version": "version of the code's results that made it",
+    "status": "done, failed or interrupted",
+    "reason": "why it is not done, else empty",
+    "training_version": "version of the code's training that made its student",
+    "scoring_version": "version of the code's sampling and scoring that made its scores",
     "identity": "the run's hash",
     "folder": "the run's folder inside the store",
     "created": "when it was recorded, ISO 8601",
@@ -152,7 +154,10 @@ def table_frame(
 
 def load_results(runs: str | Path = "runs", *, by: Literal["run", "score"] = "run") -> pd.DataFrame:
     """Return the results in a folder; see :func:`tractbench.load_results`."""
-    records = Store(Path(runs)).latest()
+    store = Store(Path(runs))
+    records = store.records()
+    for line in store.damaged:
+        warnings.warn(f"{line}; see 'tractbench store check'", stacklevel=3)
     if by not in ("run", "score"):
         raise ConfigError(f"by {by!r}: a row is a 'run' or a 'score'; give one of them")
     return run_frame(records) if by == "run" else score_frame(records)
@@ -166,19 +171,22 @@ def _row(record: Record) -> dict[str, object]:
         ",".join(map(str, config.schedule)), config.budget, settings_text(config), config.teacher, config.seed,
         len(config.sampling_seeds), config.samples, record.parameters,
         record.distillation_errors[-1].error if record.distillation_errors else None,
-        record.training.seconds, record.status, record.reason or "", record.results_version, record.identity,
+        record.training.seconds, record.status, record.reason or "", record.training_version,
+        record.scoring_version, record.identity,
         record.folder, record.created,
     )  # fmt: skip
     return dict(zip(RUN_COLUMNS, values, strict=True))
 
 
-def settings_text(config: RunConfig) -> str:
+def settings_text(config: RunConfig | RecordedConfig) -> str:
     """Return what a run sets otherwise than its method, data set and tier do, as ``name=value`` pairs."""
     now = _settings(config)
     usual = _usual(config.method, config.dataset, config.tier, config.process) or dict.fromkeys(now)
     grid = "grid_steps" if config.schedule and usual.get("schedule") else None  # the grid follows the schedule
     return " ".join(
-        f"{key}={now[key]}" for key in sorted(usual) if key not in APART and key != grid and now.get(key) != usual[key]
+        f"{key}={now[key]}"
+        for key in sorted(usual)
+        if key in now and key not in APART and key != grid and now[key] != usual[key]
     )
 
 
@@ -193,7 +201,7 @@ def _usual(method: str, dataset: str, tier: str, process: str) -> dict[str, obje
         return None
 
 
-def _settings(config: RunConfig) -> dict[str, object]:
+def _settings(config: RunConfig | RecordedConfig) -> dict[str, object]:
     return config.model_dump() | config.options
 
 
@@ -204,7 +212,8 @@ def cell_key(record: Record) -> str:
     """
     config = record.config.model_dump(mode="json", exclude={"seed", "sampling_seeds"})
     hashes = {key: value for key, value in record.hashes.items() if key != "student"}
-    return hashlib.sha256(canonical([config, hashes, record.results_version]).encode()).hexdigest()
+    versions = [record.training_version, record.scoring_version]
+    return hashlib.sha256(canonical([config, hashes, versions]).encode()).hexdigest()
 
 
 def cell_frame(records: Sequence[Record], metrics: Sequence[str]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from tractbench.reports.frames import run_frame, settings_text, table_frame
 from tractbench.reports.sheet import Entry, Sheet, with_interval
 from tractbench.reports.verdicts import Compared
 from tractbench.results.record import Record
-from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID
+from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID, student_file
 
 # --- HTML
 
@@ -81,7 +81,7 @@ def _ratio(pair: Compared) -> str:
 def _run_view(root: Path, record: Record) -> dict[str, Any]:
     folder = root / record.folder
     picture = folder / PICTURE
-    curve = folder / LOSSES
+    curve = student_file(folder, record.student, LOSSES)
     config = record.config
     trained = [" → ".join(map(str, config.schedule)), format_budget(config.budget)] if config.schedule else []
     parts = [config.method, f"{config.nfe} NFE", *trained, settings_text(config), f"seed {config.seed}", config.tier]

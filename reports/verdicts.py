@@ -132,7 +132,7 @@ def verdicts(records: Sequence[Record], tables: Mapping[str, Table]) -> list[Ver
     """Judge every published figure and claim of all tables, in their order.
 
     Args:
-        records: one for each identity, oldest first (:meth:`tractbench.results.store.Store.latest`).
+        records: one for each identity, oldest first (:meth:`tractbench.results.store.Store.records`).
         tables: all of them, whichever are shown: a claim is corrected for all claims of its tier.
 
     Raises:

@@ -7,7 +7,7 @@ import pytest
 
 from tractbench.config.identity import RESULTS_VERSION
 from tractbench.config.resolve import resolve
-from tractbench.results.record import DistillationError, Metric, Record, Training
+from tractbench.results.record import DistillationError, Metric, Record, RecordedConfig, Training
 
 ENVIRONMENT = {
     "packages": {"tractbench": "0", "torch": "0"},
@@ -25,7 +25,8 @@ def record(cell, number, seed, scores, **changes):
     values = {
         "identity": f"{number:08x}" + "0" * 56,
         "student": f"{number:064x}",
-        "results_version": RESULTS_VERSION,
+        "training_version": RESULTS_VERSION,
+        "scoring_version": RESULTS_VERSION,
         "status": "done",
         "created": "2026-01-01T00:00:00+00:00",
         "config": config,
@@ -40,9 +41,10 @@ def record(cell, number, seed, scores, **changes):
         "hashes": {"teacher": f"t-{config.process}", "data": "d", "reference": "r", "student": "s"},
         "environment": ENVIRONMENT,
         "command": f"tractbench run --number {number}",
-        "folder": f"run-{number}",
+        "folder": f"cells/run-{number}",
     }
-    return Record.model_validate(values | changes)
+    values |= changes
+    return Record.model_validate(values | {"config": RecordedConfig.of(values["config"])})
 
 
 def fill(store, table, scores):
@@ -50,7 +52,7 @@ def fill(store, table, scores):
     number = len(store.records())
     for ref, by_seed in scores.items():
         for seed, by_sampling in enumerate(by_seed):
-            store.append(record(table.cells[ref], number, seed, by_sampling))
+            store.write(record(table.cells[ref], number, seed, by_sampling))
             number += 1
 
 

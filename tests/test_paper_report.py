@@ -121,7 +121,7 @@ def test_a_run_with_another_budget_is_named_not_used(tmp_path):
     store = Store(tmp_path / "runs", create=True)
     cell = TABLES["digits"].cells["tract/1"]
     short = resolve({**cell.settings, "budget": "128K", "sampling_seeds": (0, 1)})[0]
-    store.append(record(cell, 0, 0, [1.0, 1.0], config=short))
+    store.write(record(cell, 0, 0, [1.0, 1.0], config=short))
     table = sheet(document(store), "digits-cells")
     row = next(r for r in rows(table) if r["Method"].text == "TRACT-512K" and r["NFE"].text == "1")
     assert row["FD, pixels, ours"].text == "not run"
@@ -204,7 +204,7 @@ def test_an_ablation_with_nothing_to_compare_is_shown_where_it_is_asked_for(tmp_
 def test_failed_runs_are_not_called_not_run(tractbench, tmp_path):
     store, cell = Store(tmp_path / "runs", create=True), TABLES["digits"].cells["tract/1"]
     for seed in (0, 1):
-        store.append(record(cell, seed, seed, [1.0], status="failed", reason="loss\nis nan", metrics={}))
+        store.write(record(cell, seed, seed, [1.0], status="failed", reason="loss\nis nan", metrics={}))
     row = next(r for r in rows(sheet(document(store), "digits-cells")) if r["Method"].text == "TRACT-512K")
     assert row["FD, pixels, ours"].text == "failed (2 seeds)"
     assert "failed (2 seeds)" in tractbench("explain", cell.id, "--runs", store.root).out
@@ -293,7 +293,7 @@ def test_samples_of_the_same_noise_stand_side_by_side(tmp_path):
     fill(store, table, {"ddim/1": [[2.0, 2.0]], "tract/1": [[1.0, 1.0]], "btd/1": [[1.0, 1.0]]})
     for number in (0, 1):  # btd's pictures are gone
         for name, level in (("grid.png", 10 * number), ("teacher-grid.png", 200)):
-            Image.new("L", (4, 4), level).save(store.root / f"run-{number}" / name)
+            Image.new("L", (4, 4), level).save(store.root / "cells" / f"run-{number}" / name)
     text = render_html(document(store), "tractbench report")
     described = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', text)
     assert described == [
@@ -333,7 +333,7 @@ def test_hostile_words_of_a_table_stay_words(store, tmp_path):
 def test_no_text_of_a_csv_is_a_formula(tractbench, store, tmp_path):
     cell = TABLES["cifar10"].cells["tract-96m/1"]
     failed = {"status": "failed", "reason": "=HYPERLINK(1)", "metrics": {}}
-    store.append(record(cell, 99, 7, [1.0, 1.0], **failed))
+    store.write(record(cell, 99, 7, [1.0, 1.0], **failed))
     found = tractbench("report", "--format", "csv", "--runs", store.root)
     last = list(csv.DictReader(io.StringIO(found.out)))[-1]
     assert last["reason"] == "'=HYPERLINK(1)"
@@ -384,7 +384,7 @@ def test_explain_knows_claims_runs_and_cells_that_were_not_run(tractbench, store
     assert claim["verdict"]["verdict"] == "inconclusive"
     text = tractbench("explain", "cifar10/tract-beats-btd-1step", "--runs", store.root).out
     assert "cifar10/tract-96m/1 over cifar10/btd-96m/1: ratio 0.5495, n 1" in text
-    assert tractbench("explain", "0000000000", "--runs", store.root, "--json").json["folder"] == "run-0"
+    assert tractbench("explain", "0000000000", "--runs", store.root, "--json").json["folder"] == "cells/run-0"
     assert tractbench("explain", "run-3", "--runs", store.root, "--json").json["config"]["seed"] == 3
     absent = tractbench("explain", "cifar10/btd-96m/2", "--runs", "nowhere")
     assert "not run" in absent.out

@@ -13,7 +13,7 @@ from tractbench.reports.document import Selection, compose
 from tractbench.reports.latex import escape_latex, latex_tables
 from tractbench.reports.render import render_csv, render_html, render_markdown
 from tractbench.reports.sheet import with_spread
-from tractbench.results.record import DistillationError, Metric, Record
+from tractbench.results.record import DistillationError, Metric, Record, RecordedConfig
 from tractbench.results.store import Store
 
 METRICS = ("fd_pixel", "fd_feature", "fd_pixel_held_out", "fd_feature_held_out", "nn_ratio")
@@ -33,20 +33,21 @@ def add(store, scores, status="done", reason=None, floors=FLOORS, version=1, spe
     record = {
         "identity": f"{number:064d}",
         "student": f"{number:064d}",
-        "results_version": version,
+        "training_version": version,
+        "scoring_version": version,
         "status": status,
         "reason": reason,
         "created": "2026-01-01T00:00:00+00:00",
-        "config": config,
+        "config": RecordedConfig.of(config),
         "metrics": {name: Metric.of(scores) for name in METRICS} if status == "done" else {},
         "floors": floors,
         "distillation_errors": (DistillationError(phase=1, start=1024, end=1, error=0.25),),
         "nfe_spent": spent or config.nfe,
         "parameters": 1234567,
         "environment": {"packages": {"tractbench": "0", "torch": "0"}, "python": "3", "processor": "p", "threads": 1},
-        "folder": f"run-{number}",
+        "folder": f"cells/run-{number}",
     }
-    store.append(Record.model_validate(record))
+    store.write(Record.model_validate(record))
 
 
 def render(store, output, **selection):

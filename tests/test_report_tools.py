@@ -219,7 +219,7 @@ def test_a_table_longer_than_a_page_goes_on_on_the_next(tmp_path):
     cell = TABLES["digits"].cells["tract/1"]
     for number in range(90):
         config = resolve({**cell.settings, "mu_s": number / 100})[0]
-        store.append(record(cell, number, 0, [2.0, 2.1, 2.2], config=config))
+        store.write(record(cell, number, 0, [2.0, 2.1, 2.2], config=config))
     reason = (
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which " + "x" * 99
     )
@@ -228,7 +228,7 @@ def test_a_table_longer_than_a_page_goes_on_on_the_next(tmp_path):
             {**cell.settings, "mu_i": 0.98 + number / 1000, "lr": 1e-3, "batch": 64, "ema_reset": "phase"}
         )[0]
         changes = {"status": "failed", "reason": reason, "metrics": {}} if number % 2 else {}
-        store.append(record(cell, 100 + number, 0, [2.0, 2.1, 2.2], config=config, **changes))
+        store.write(record(cell, 100 + number, 0, [2.0, 2.1, 2.2], config=config, **changes))
     write_latex(compose(store, TABLES, Selection()), tmp_path / "out", "tractbench report")
     printed = (tmp_path / "out" / "runs.tex").read_text()
     assert [printed.count(f"mu\\_s={number / 100} ") for number in range(90)].count(1) >= 89  # one is the default

@@ -12,7 +12,7 @@ from tractbench.claims.schema import Table, load_tables, shipped_tables
 from tractbench.config.resolve import resolve
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts import judge, verdicts
-from tractbench.results.record import Metric, Record
+from tractbench.results.record import Metric, Record, RecordedConfig
 from tractbench.results.store import Store
 
 TABLES = load_tables()
@@ -295,7 +295,8 @@ def record(real, cell, seed, score, **changes):
     config = resolve({**cell.settings, "seed": seed})[0]
     per_seed = [score * (1 + 0.001 * i) for i in range(len(config.sampling_seeds))]
     made = {"identity": f"{cell.ref} {seed} {changes}", "config": config, "metrics": {cell.metric: Metric.of(per_seed)}}
-    return real.model_copy(update=made | changes)
+    made |= changes
+    return real.model_copy(update=made | {"config": RecordedConfig.of(made["config"])})
 
 
 def test_only_runs_that_are_the_cells_count(real):
@@ -303,7 +304,7 @@ def test_only_runs_that_are_the_cells_count(real):
     other = resolve({**cell.settings, "seed": 1, "budget": "32K"})[0]
     records = [
         record(real, cell, 0, 2.0),
-        record(real, cell, 1, 9.0, results_version=1),
+        record(real, cell, 1, 9.0, training_version=1),
         record(real, cell, 2, 9.0, status="failed", reason="loss is nan", metrics={}),
         record(real, cell, 3, 9.0, deviations=("data: other",)),
         record(real, cell, 4, 0.0),
@@ -404,8 +405,10 @@ def planted_store(tmp_path, real, ratio, cells=("tract/1", "btd/1")):
     for seed in SEEDS:
         for ref, factor in zip(cells, (ratio, 1.0), strict=True):
             score = 2.0 * factor * math.exp(random.normal(0, 0.02))
-            made = record(real, DIGITS["digits"].cells[ref], seed, score, folder=f"{ref}-{seed}".replace("/", "-"))
-            store.append(Record.model_validate(made.model_dump()))
+            made = record(
+                real, DIGITS["digits"].cells[ref], seed, score, folder="cells/" + f"{ref}-{seed}".replace("/", "-")
+            )
+            store.write(Record.model_validate(made.model_dump()))
     return store
 
 

@@ -14,6 +14,7 @@ from tractbench.cli.explain import explain
 from tractbench.cli.plan import doctor, plan
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
+from tractbench.cli.store import store_app
 from tractbench.cli.teacher import features_app, teacher_app
 from tractbench.cli.verify import verify
 from tractbench.errors import TractbenchError
@@ -35,6 +36,7 @@ app.command()(verify)
 app.command()(explain)
 app.command(name="list")(list_)
 app.command()(doctor)
+app.add_typer(store_app, name="store")
 app.add_typer(data_app, name="data")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(features_app, name="features")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -75,7 +76,7 @@ def format_metric(metric: Metric) -> str:
     return f"{metric.mean:.3f}" + (f" ± {metric.std:.3f}" if metric.std is not None else "")
 
 
-def print_outcome(record: Record, reused: bool, folder: str) -> None:
+def print_outcome(record: Record, reused: bool, root: Path) -> None:
     """Print a finished run's scores and where its files are."""
     config = record.config
     console = Console(highlight=False)
@@ -95,10 +96,8 @@ def print_outcome(record: Record, reused: bool, folder: str) -> None:
     console.print(
         f"{state} {spent}sampling and scoring {record.seconds.sampling_and_scoring:.0f} s", markup=False, soft_wrap=True
     )
-    console.print(f"files: {folder}  (samples.png, loss.csv, record.json)", markup=False, soft_wrap=True)
-    console.print(
-        f"report: tractbench report --format html --runs {folder.rpartition('/')[0]}", markup=False, soft_wrap=True
-    )
+    console.print(f"files: {root / record.folder}  (samples.png, record.json)", markup=False, soft_wrap=True)
+    console.print(f"report: tractbench report --format html --runs {root}", markup=False, soft_wrap=True)
 
 
 def print_table(headers: Mapping[str, str], rows: list[list[str]]) -> None:

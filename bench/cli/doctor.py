@@ -110,8 +110,11 @@ def _weights() -> Finding:
 
 def _results(runs: Path) -> Finding:
     try:
-        records = Store(runs).latest()
+        store = Store(runs)
+        records = store.records()
     except TractbenchError as error:
         return Finding("results", True, str(error))
     done = sum(record.status == "done" for record in records)
-    return Finding("results", True, f"{runs}: {done} done, {len(records) - done} failed")
+    text = f"{runs}: {done} done, {len(records) - done} failed or interrupted"
+    damaged = f"; {len(store.damaged)} damaged, see 'tractbench store check'" if store.damaged else ""
+    return Finding("results", not store.damaged, text + damaged)

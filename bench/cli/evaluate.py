@@ -53,7 +53,7 @@ def evaluate(
     Examples:
       tractbench evaluate samples/ --dataset cifar10
       tractbench evaluate samples.npz --dataset cifar10 --protocol all --samples 10000 --allow-deviation
-      tractbench evaluate runs/tract-digits-small-nfe1-seed0-...
+      tractbench evaluate runs/cells/tract-digits-small-nfe1-seed0-...
       tractbench evaluate --self-check
     """
     from tractbench.evaluation.evaluate import Settings, protocols_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note
+from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged
 
 if TYPE_CHECKING:
     from tractbench.reports.lineage import CellLineage
@@ -42,7 +42,9 @@ def explain(
 
     known = load_tables(tables)
     store = store_or_note(runs)
-    found = explained(name, store.latest(), known, store.root)
+    records = store.records()
+    warn_damaged(store)
+    found = explained(name, records, known, store.root)
     if as_json:
         print(found.model_dump_json())
     elif isinstance(found, CellLineage):

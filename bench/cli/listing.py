@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from tractbench.cli.console import format_metric
 from tractbench.config.fields import UNTRAINED_FIELDS, RunConfig
@@ -68,13 +67,13 @@ def list_datasets() -> ListingTable:
     )
 
 
-def list_runs(root: Path) -> ListingTable:
+def list_runs(store: Store) -> ListingTable:
     """List the runs of a store, oldest first."""
     rows, objects = [], []
-    for record in Store(root).latest():
+    for record in store.records():
         config = record.config
         metric = next(iter(record.metrics.items()), None)
-        score = f"{metric[0]} {format_metric(metric[1])}" if metric else f"failed: {record.reason}"
+        score = f"{metric[0]} {format_metric(metric[1])}" if metric else f"{record.status}: {record.reason}"
         budget = format_budget(config.budget) if config.schedule else "-"
         rows.append([config.method, config.dataset, config.tier, str(config.nfe), budget, str(config.seed), score,
                      record.identity[:8]])  # fmt: skip

@@ -85,6 +85,12 @@ def store_or_note(runs: Path) -> Store:
     return store
 
 
+def warn_damaged(store: Store) -> None:
+    """Name, one a line, what reading a store passed over."""
+    for line in store.damaged:
+        print(f"tractbench: {line}; see 'tractbench store check --runs {store.root}'", file=sys.stderr)
+
+
 @contextmanager
 def working(text: str) -> Iterator[None]:
     """Show on a terminal that something is being done whose length is not known."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note, working
+from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, working
 from tractbench.errors import ConfigError, choose
 
 FORMATS = ("html", "latex", "markdown", "csv")
@@ -75,21 +76,24 @@ def _write(
     from tractbench.io.files import write_atomic
     from tractbench.reports import latex, render
     from tractbench.reports.document import Selection, compose
-    from tractbench.results.provenance import command_line
     from tractbench.results.store import Store
 
     selection = Selection(table, every, tier, dataset)
     store = store_or_note(runs) if selection.names_tables else Store(runs)
-    document = compose(store, load_tables(tables), selection)
+    try:
+        document = compose(store, load_tables(tables), selection)
+    finally:
+        warn_damaged(store)
+    command = shlex.join(["tractbench", *sys.argv[1:]])
     gc.freeze()  # what was read stays to the end of the process: no use in looking through it for garbage
     path = out or DEFAULT_PATHS.get(output)
     if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
-        latex.write_latex(document, path, command_line())
+        latex.write_latex(document, path, command)
         return path / "report.tex"
     if output == "html":
-        text = render.render_html(document, command_line())
+        text = render.render_html(document, command)
     elif output == "latex":
-        text = latex.latex_tables(document.every_sheet, command_line())
+        text = latex.latex_tables(document.every_sheet, command)
     else:
         text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
     if path is None or str(path) == "-":
@@ -107,6 +111,7 @@ def list_(
     """List methods with their options, data sets with their tiers, or the runs so far."""
     from tractbench.cli.console import print_table
     from tractbench.cli.listing import list_datasets, list_methods, list_runs
+    from tractbench.results.store import Store
 
     what = choose(what, "listing", LISTINGS)
     if what == "methods":
@@ -114,7 +119,9 @@ def list_(
     elif what == "datasets":
         listing = list_datasets()
     else:
-        listing = list_runs(runs)
+        store = Store(runs)
+        listing = list_runs(store)
+        warn_damaged(store)
     if as_json:
         print(json.dumps(listing.objects))
     else:

@@ -69,7 +69,7 @@ def run(
     if as_json:
         print(json.dumps(_run_object(outcome.record, outcome.reused, store.root)))
     elif not quiet:
-        print_outcome(outcome.record, outcome.reused, str(store.root / outcome.record.folder))
+        print_outcome(outcome.record, outcome.reused, store.root)
 
 
 def _announce(config: RunConfig) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note
+from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def verify(
             raise ConfigError(f"unknown {option} {wanted!r}{nearest_name(wanted, names)}")
     if table and tier not in (None, known[table].tier):
         raise ConfigError(f"no table of tier {tier!r} is called {table!r}: it is of tier '{known[table].tier}'")
-    found = [
-        v for v in verdicts(store_or_note(runs).latest(), known) if table in (None, v.table) and tier in (None, v.tier)
-    ]
+    store = store_or_note(runs)
+    records = store.records()
+    warn_damaged(store)
+    found = [v for v in verdicts(records, known) if table in (None, v.table) and tier in (None, v.tier)]
     if as_json:
         print(json.dumps({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
     else:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from tractbench.errors import RunFailedError
-
-Kind = Literal["diverged", "out of memory", "lost the device", "error"]
+from tractbench.results.record import Failure
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 LOST = ("cuda error", "device-side assert", "unspecified launch failure", "nccl error", "has fallen off the bus")
 
 
-def failure_kind(error: BaseException) -> Kind:
+def failure_kind(error: BaseException) -> Failure:
     """Return what kind of failure an exception is."""
     text = str(error).lower()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _says(error, text, OUT_OF_MEMORY):
@@ -30,7 +27,7 @@ def _says(error: BaseException, text: str, phrases: tuple[str, ...]) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in phrases)
 
 
-def failure_reason(error: BaseException, kind: Kind, device: str) -> str:
+def failure_reason(error: BaseException, kind: Failure, device: str) -> str:
     """Return one line that says what happened and, where something helps, what."""
     text = " ".join(str(error).split()) or type(error).__name__
     if kind == "out of memory":

@@ -19,7 +19,8 @@ from tractbench.pipeline.samples import draw_samples
 from tractbench.pipeline.student import load_student
 from tractbench.registry import load_dataset, load_method
 from tractbench.results.record import Record
-from tractbench.results.store import STUDENT, STUDENTS
+from tractbench.results.migrate import parse_record
+from tractbench.results.store import RECORD, STUDENT, student_file
 from tractbench.teachers.load import load_teacher
 from tractbench.training.numerics import precise
 
@@ -36,16 +37,16 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
         DamagedFileError: the record or the weights cannot be read, or do not belong together.
         ConfigError: the run's method, data or teacher is not on this machine, or its settings are another release's.
     """
-    path = folder / "record.json"
+    path = folder / RECORD
     try:
-        record = Record.read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = parse_record(path.read_bytes(), path)
+    except OSError as error:
         raise DamagedFileError(f"{path} is not a run's record; give the folder of a finished run") from error
     cell = _cell(record)
     teacher = load_teacher(cell.config.teacher, cell.dataset, cell.process).to(device)
     denoiser: Denoiser = teacher.denoiser
     if cell.method.trains:
-        denoiser = load_student(_student_file(folder, record), record.student, cell, teacher).denoiser
+        denoiser = load_student(student_file(folder, record.student, STUDENT), record.student, cell, teacher).denoiser
     if samples is not None:
         cell = replace(cell, config=cell.config.model_copy(update={"samples": samples}))
     runtime = Runtime(device)
@@ -60,9 +61,8 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
 
 
 def _cell(record: Record) -> Cell:
-    values = record.config.model_dump()
     try:
-        config = RunConfig.model_validate({name: values[name] for name in RunConfig.model_fields if name in values})
+        config = RunConfig.model_validate(record.config.as_written())
         method = load_method(config.method).model_validate(config.options)
     except ValidationError as error:
         first = error.errors()[0]
@@ -71,9 +71,3 @@ def _cell(record: Record) -> Cell:
             f"({'.'.join(map(str, first['loc']))}: {first['msg']}); run it again"
         ) from error
     return identify(config, method, load_dataset(config.dataset))
-
-
-def _student_file(folder: Path, record: Record) -> Path:
-    """Return the student's file: among the store's students, or in the run's folder as stores of format 1 have it."""
-    shared = folder.absolute().parent.parent / STUDENTS / record.student / STUDENT
-    return shared if shared.exists() else folder / STUDENT

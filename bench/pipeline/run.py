@@ -23,7 +23,7 @@ from tractbench.io.tensors import tensors_digest
 from tractbench.method import Method
 from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.draw import draw_pictures
-from tractbench.pipeline.failures import Kind, failure_kind, failure_reason
+from tractbench.pipeline.failures import failure_kind, failure_reason
 from tractbench.pipeline.needs import check_needs
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import count_evaluations, score_samples
@@ -31,7 +31,7 @@ from tractbench.pipeline.student import count_parameters, make_student, teacher_
 from tractbench.progress import Progress
 from tractbench.registry import distribution_hash
 from tractbench.results.provenance import environment
-from tractbench.results.record import Record, Seconds
+from tractbench.results.record import Failure, Record, RecordedConfig, Seconds
 from tractbench.results.store import Store
 from tractbench.teachers.load import load_teacher
 from tractbench.training.numerics import precise
@@ -56,13 +56,14 @@ def run(
         InterruptedRunError: the run was stopped; the message says what is kept.
     """
     with dataset.computing():
+        store.require_writable()
         check_needs(config, dataset)
         cell = identify(config, method, dataset, runtime.weights)
-        if not runtime.force and (found := store.find(cell.id)):
+        if not runtime.force and (found := store.find(cell.id, config)):
             return Outcome(found, reused=True)
         folder = store.cell_folder(config, cell.id)
         with store.lock_cell(folder):
-            if not runtime.force and (found := store.find(cell.id)):  # made while this process waited
+            if not runtime.force and (found := store.find(cell.id, config)):  # made while this process waited
                 return Outcome(found, reused=True)
             return Outcome(_Attempt(cell, store, folder, progress, runtime).make(), reused=False)
 
@@ -99,10 +100,9 @@ class _Attempt:
         self.store.log(self.folder, f"done in {record.seconds.total:.0f} s")
         return record
 
-    def _end(self, status: Literal["failed", "interrupted"], kind: Kind | None, reason: str) -> None:
+    def _end(self, status: Literal["failed", "interrupted"], kind: Failure | None, reason: str) -> None:
         """Record an end that is none; where nothing can be written, what is raised says more than that."""
         try:
-            self.store.log(self.folder, f"{status}: {reason}")
             self.store.write(self._record(status=status, failure=kind, reason=reason))
         except TractbenchError as error:
             self.progress.message(f"the end of this run could not be recorded: {error}")
@@ -152,11 +152,11 @@ class _Attempt:
             "training_version": TRAINING_VERSION,
             "scoring_version": SCORING_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": self.cell.config.model_dump(mode="json"),
+            "config": RecordedConfig.of(self.cell.config),
             "environment": environment(self.runtime.device),
             "hashes": self._hashes(),
             "command": self.cell.command,
-            "folder": self.folder.name,
+            "folder": self.folder.relative_to(self.store.root).as_posix(),
         }
         return Record.model_validate({**base, **values})
 

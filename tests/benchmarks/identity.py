@@ -29,7 +29,8 @@ def main() -> None:
         found = 0
         for index in range(cells):
             settings = {"method": methods[index % 3], "dataset": "digits", "nfe": steps[index // 3 % 4]}
-            found += store.find(identify(*resolve(settings | {"seed": index // 12})).id) is not None
+            cell = identify(*resolve(settings | {"seed": index // 12}))
+            found += store.find(cell.id, cell.config) is not None
         seconds = time.perf_counter() - started
         print(f"{cells} cells named and looked up ({found} found): {seconds:.2f} s")
         words = f"run --method tract --dataset digits --tier smoke --quiet --runs {store.root}".split()

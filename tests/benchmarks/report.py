@@ -17,8 +17,8 @@ from report_data import record
 
 from tractbench.claims.schema import load_tables
 from tractbench.config.resolve import resolve
-from tractbench.io.files import write_atomic
-from tractbench.results.store import TABLE, Store
+from tractbench.results.index import INDEX
+from tractbench.results.store import RECORD, Store
 
 FLOOR = """
 import json, sys
@@ -74,11 +74,14 @@ def main():
     number = parser.parse_args().records
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "runs", create=True)
-        lines = [one.model_dump_json() + "\n" for one in runs(number)]
-        store.append(record(load_tables()["digits"].cells["tract/1"], number, 0, [1.0, 1.1]))
-        write_atomic(store.root / TABLE, "".join(lines))
-        size = (store.root / TABLE).stat().st_size
-        floor, memory = measured([sys.executable, "-c", FLOOR, str(store.root / TABLE)], folder)
+        store.write(record(load_tables()["digits"].cells["tract/1"], number, 0, [1.0, 1.1]))
+        for one in runs(number):
+            path = store.root / one.folder / RECORD
+            path.parent.mkdir()
+            path.write_text(one.model_dump_json(indent=2))  # write() waits for the disk each time
+        store.records()  # makes the index
+        size = (store.root / INDEX).stat().st_size
+        floor, memory = measured([sys.executable, "-c", FLOOR, str(store.root / INDEX)], folder)
         print(
             f"{number:,} records, {size / 1e6:.0f} MB; libraries and JSON alone: {floor:.1f} s, {memory / 1e6:.0f} MB"
         )

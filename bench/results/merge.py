@@ -1,0 +1,134 @@
+"""Bringing the runs of other stores into one; killed at any point, it is finished by being repeated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tractbench.errors import TractbenchError
+from tractbench.io.files import write_atomic
+from tractbench.progress import Progress
+from tractbench.results.locks import exclusive
+from tractbench.results.record import Record
+from tractbench.results.store import CHECKPOINT, CONFIG, LOSSES, RECORD, STUDENT, Store, student_file
+from tractbench.training.checkpoint import load_checkpoint, tensors_digest
+
+STUDENT_FILES = (LOSSES, CHECKPOINT, STUDENT)
+"""In the order they are copied: weights last, since a folder that has them is complete."""
+
+
+class RefusedError(TractbenchError):
+    """A cell that is not merged, since what is here says otherwise."""
+
+
+@dataclass
+class Merged:
+    """What merging did, by the folders of cells in the store that was merged into.
+
+    Attributes:
+        copied: cells that were not here.
+        replaced: cells that had failed or been interrupted here, and are done there.
+        skipped: cells that were here already.
+        refused: a line for each cell that was left out, with the reason.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def merge(into: Store, others: Sequence[Store], progress: Progress) -> Merged:
+    """Copy the cells of other stores, of any format, and their students.
+
+    A cell that is here with the same scores is skipped; one with other scores, or whose student has other weights than
+    here or is damaged, is refused, and nothing of it is written. What of the others cannot be read is in their
+    ``damaged``.
+
+    Raises:
+        StoreError: the store is only read.
+    """
+    into.require_writable()
+    found = [(other, record) for other in others for record in other.records()]
+    merging = _Merging(into)
+    with progress.task("merging", len(found), "run") as task:
+        for other, record in found:
+            try:
+                merging.cell(other, record)
+            except TractbenchError as error:
+                merging.merged.refused.append(f"{other.root / record.folder}: {error}")
+            task.advance()
+    return merging.merged
+
+
+class _Merging:
+    """A merge in progress; it remembers the weights it has read."""
+
+    def __init__(self, into: Store) -> None:
+        self.into = into
+        self.merged = Merged()
+        self._digests: dict[Path, str] = {}
+
+    def cell(self, other: Store, record: Record) -> None:
+        """Copy a cell and, before it, its student."""
+        cell = self.into.cell_folder(record.config, record.identity)
+        folder = cell.relative_to(self.into.root).as_posix()
+        try:
+            here: Record | None = self.into.read(folder)
+        except FileNotFoundError:
+            here = None
+        if here is not None and (here.status == "done" or record.status != "done"):
+            if record.status == "done" and _scores(here) != _scores(record):
+                raise RefusedError(f"the same run has other scores in {cell}; compare their record.json, delete one")
+            self.merged.skipped.append(folder)
+            return
+        source = other.root / record.folder
+        self._student(source, record)
+        with self.into.lock_cell(cell):
+            for path in sorted(source.iterdir()) if source.is_dir() else ():
+                if path.is_file() and path.name[0] != "." and path.name not in (RECORD, *STUDENT_FILES):
+                    _copy(path, cell / path.name)
+            if not (cell / CONFIG).exists():
+                write_atomic(cell / CONFIG, json.dumps(record.config.as_written(), indent=2) + "\n")
+            self.into.write(record.model_copy(update={"folder": folder}))  # last: without it a folder is no run
+        (self.merged.copied if here is None else self.merged.replaced).append(folder)
+
+    def _student(self, source: Path, record: Record) -> None:
+        """Copy a cell's student, or see that the one here has the same weights."""
+        weights = student_file(source, record.student, STUDENT)
+        folder = self.into.student_folder(record.student)
+        if (folder / STUDENT).exists():
+            if weights.exists() and self._digest(folder / STUDENT) != self._digest(weights):
+                raise RefusedError(f"its student {record.student[:8]} has other weights in {folder}")
+            return
+        if weights.exists():
+            self._digest(weights)  # damaged weights are refused
+        names = (LOSSES, STUDENT) if weights.exists() else (LOSSES, CHECKPOINT)
+        files = [student_file(source, record.student, name) for name in names]
+        if any(path.exists() for path in files):
+            with exclusive(folder):
+                for path in files:
+                    if path.exists():
+                        _copy(path, folder / path.name)
+
+    def _digest(self, path: Path) -> str:
+        """Return the sha256 of a student's tensors, whatever its header says of how long they took."""
+        if path not in self._digests:
+            tensors, _ = load_checkpoint(path, "see 'tractbench store check' on that store")
+            self._digests[path] = tensors_digest(tensors)
+        return self._digests[path]
+
+
+def _scores(record: Record) -> str:
+    return json.dumps({name: metric.per_seed for name, metric in record.metrics.items()}, sort_keys=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    write_atomic(target, lambda temporary: _copy_bytes(source, temporary))
+
+
+def _copy_bytes(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
