@@ -7,7 +7,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tractbench.claims.schema import Axis, Cell, Claim, Published, Table
+from tractbench.claims.axes import Axis
+from tractbench.claims.claims import Claim
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
+from tractbench.claims.table import Table
 from tractbench.config.numbers import format_budget
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.reports.evidence import Evidence

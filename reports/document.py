@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tractbench.claims.schema import Table, find_table
+from tractbench.claims.loading import find_table
+from tractbench.claims.table import Table
 from tractbench.errors import ConfigError, StoreError, nearest_name
 from tractbench.reports.chapter import Chapter, chapter
 from tractbench.reports.evidence import Evidence, gather

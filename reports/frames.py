@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from tractbench.claims.schema import Table
+from tractbench.claims.table import Table
 from tractbench.config.fields import RunConfig
 from tractbench.config.numbers import format_budget
 from tractbench.config.resolve import resolve

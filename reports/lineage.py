@@ -10,7 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.claims.schema import Cell, Claim, Published, Table
+from tractbench.claims.claims import Claim
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
+from tractbench.claims.table import Table
 from tractbench.config.identity import RESULTS_VERSION
 from tractbench.config.numbers import parse_integers
 from tractbench.config.resolve import resolve

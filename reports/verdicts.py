@@ -17,7 +17,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.claims.schema import Cell, Claim, Comparison, Published, Table
+from tractbench.claims.claims import Claim, Comparison
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
+from tractbench.claims.table import Table
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.results.record import Record
 from tractbench.results.statistics import (

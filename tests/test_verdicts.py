@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tractbench.claims.schema import Table, load_tables, shipped_tables
+from tractbench.claims.loading import load_tables, shipped_tables
+from tractbench.claims.table import Table
 from tractbench.config.resolve import resolve
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts import judge, verdicts

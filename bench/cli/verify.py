@@ -42,7 +42,7 @@ def verify(
       tractbench verify --tier small
       tractbench verify --table cifar10 --strict --json
     """
-    from tractbench.claims.schema import load_tables
+    from tractbench.claims.loading import load_tables
     from tractbench.reports.verdicts import verdicts
 
     known = load_tables(tables)
