@@ -29,7 +29,7 @@ from tractbench.reports.sheet import (
     with_interval,
     with_spread,
 )
-from tractbench.reports.verdicts import Verdict
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 from tractbench.results.statistics import MAX_SEEDS, POWER, difference
 

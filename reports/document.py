@@ -16,7 +16,8 @@ from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.lineage import CellLineage, cell_lineage
 from tractbench.reports.overview import overview
 from tractbench.reports.sheet import Sheet
-from tractbench.reports.verdicts import Verdict, judge
+from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 from tractbench.results.store import Store
 

@@ -19,7 +19,7 @@ from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, TractbenchError
 from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence
-from tractbench.reports.verdicts import Verdict
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 from tractbench.results.statistics import spread
 from tractbench.results.store import Store

@@ -20,7 +20,8 @@ from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence, gather
-from tractbench.reports.verdicts import Verdict, judge
+from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 
 FLAGS = ("method", "dataset", "tier", "nfe", "schedule", "budget", "seed", "sampling_seeds", "samples", "mu_s", "mu_i",
