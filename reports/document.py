@@ -11,7 +11,7 @@ from pathlib import Path
 from tractbench.claims.loading import find_table
 from tractbench.claims.table import Table
 from tractbench.errors import ConfigError, StoreError, nearest_name
-from tractbench.reports.chapter import Chapter, chapter
+from tractbench.reports.chapters.chapter import Chapter, chapter
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.lineage import CellLineage, cell_lineage
 from tractbench.reports.overview import overview
