@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tractbench.claims.schema import Table, find_table
+from tractbench.claims.loading import find_table
+from tractbench.claims.table import Table
 from tractbench.errors import ConfigError, StoreError, nearest_name
-from tractbench.reports.chapter import Chapter, chapter
+from tractbench.reports.chapters.chapter import Chapter, chapter
 from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.lineage import CellLineage, cell_lineage
 from tractbench.reports.overview import overview
 from tractbench.reports.sheet import Sheet
-from tractbench.reports.verdicts import Verdict, judge
+from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 from tractbench.results.store import Store
 

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from tractbench.claims.schema import Cell, Table
+from tractbench.claims.rows import Cell
+from tractbench.claims.table import Table
 from tractbench.config.fields import RunConfig
 from tractbench.config.identity import RESULTS_VERSION
 from tractbench.config.numbers import format_budget

@@ -13,14 +13,14 @@ from typing import Literal
 
 import pandas as pd
 
-from tractbench.claims.schema import Table
+from tractbench.claims.table import Table
 from tractbench.config.fields import RunConfig
 from tractbench.config.numbers import format_budget
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, TractbenchError
 from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence
-from tractbench.reports.verdicts import Verdict
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record, RecordedConfig
 from tractbench.results.statistics import spread
 from tractbench.results.store import Store

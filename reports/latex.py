@@ -12,7 +12,7 @@ from textwrap import shorten, wrap
 from typing import Any
 
 from tractbench.io.files import write_atomic
-from tractbench.reports.chapter import Chapter
+from tractbench.reports.chapters.chapter import Chapter
 from tractbench.reports.document import Document
 from tractbench.reports.figures import Chart
 from tractbench.reports.render import grid_files

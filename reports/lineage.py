@@ -10,14 +10,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tractbench.claims.schema import Cell, Claim, Published, Table
+from tractbench.claims.claims import Claim
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
+from tractbench.claims.table import Table
 from tractbench.config.identity import RESULTS_VERSION
 from tractbench.config.numbers import parse_integers
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence, gather
-from tractbench.reports.verdicts import Verdict, judge
+from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 
 FLAGS = ("method", "dataset", "tier", "nfe", "schedule", "budget", "seed", "sampling_seeds", "samples", "mu_s", "mu_i",

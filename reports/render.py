@@ -14,12 +14,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tractbench.config.numbers import format_budget
-from tractbench.reports.chapter import Chapter, cell_anchor
+from tractbench.reports.chapters.chapter import Chapter
+from tractbench.reports.chapters.columns import cell_anchor
 from tractbench.reports.document import Document
 from tractbench.reports.figures import error_figure, loss_figure, spreadsheet_safe
 from tractbench.reports.frames import run_frame, settings_text, table_frame
 from tractbench.reports.sheet import Entry, Sheet, with_interval
-from tractbench.reports.verdicts import Compared
+from tractbench.reports.verdicts.verdict import Compared
 from tractbench.results.record import Record
 from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID, student_file
 

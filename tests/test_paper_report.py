@@ -17,7 +17,7 @@ from report_data import fill, record
 from scipy.stats import norm, t
 
 import tractbench as package
-from tractbench.claims.schema import load_tables, shipped_tables
+from tractbench.claims.loading import load_tables, shipped_tables
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, StoreError
 from tractbench.reports.document import Selection, compose

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tractbench.claims.schema import load_tables
+from tractbench.claims.loading import load_tables
 from tractbench.config.resolve import resolve
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.latex import escape_latex, latex_tables

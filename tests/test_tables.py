@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tractbench.claims.schema import Claim, load_tables, shipped_tables
+from tractbench.claims.claims import Claim
+from tractbench.claims.loading import load_tables, shipped_tables
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError
 

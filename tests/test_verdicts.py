@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tractbench.claims.schema import Table, load_tables, shipped_tables
+from tractbench.claims.loading import load_tables, shipped_tables
+from tractbench.claims.table import Table
 from tractbench.config.resolve import resolve
 from tractbench.reports.evidence import Evidence, gather
-from tractbench.reports.verdicts import judge, verdicts
+from tractbench.reports.verdicts.judge import judge, verdicts
 from tractbench.results.record import Metric, Record, RecordedConfig
 from tractbench.results.store import Store
 

@@ -36,7 +36,7 @@ def explain(
     Of a table, the commands that make it:
       tractbench explain digits | sed -n 's/^  repeat  *//p'
     """
-    from tractbench.claims.schema import load_tables
+    from tractbench.claims.loading import load_tables
     from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
     from tractbench.reports.lineage import explain as explained
 

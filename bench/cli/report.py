@@ -72,7 +72,7 @@ def _write(
     runs: Path,
 ) -> Path | str:
     """Make a report; return the file it went to, or the text that is for standard output."""
-    from tractbench.claims.schema import load_tables
+    from tractbench.claims.loading import load_tables
     from tractbench.io.files import write_atomic
     from tractbench.reports import latex, render
     from tractbench.reports.document import Selection, compose

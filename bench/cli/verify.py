@@ -12,7 +12,7 @@ from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damag
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
-    from tractbench.reports.verdicts import Verdict
+    from tractbench.reports.verdicts.verdict import Verdict
 
 CONTRADICTED = 1
 UNDECIDED = 3
@@ -42,8 +42,8 @@ def verify(
       tractbench verify --tier small
       tractbench verify --table cifar10 --strict --json
     """
-    from tractbench.claims.schema import load_tables
-    from tractbench.reports.verdicts import verdicts
+    from tractbench.claims.loading import load_tables
+    from tractbench.reports.verdicts.judge import verdicts
 
     known = load_tables(tables)
     for option, wanted, names in (("table", table, set(known)), ("tier", tier, {t.tier for t in known.values()})):

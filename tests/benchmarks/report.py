@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from report_data import record
 
-from tractbench.claims.schema import load_tables
+from tractbench.claims.loading import load_tables
 from tractbench.config.resolve import resolve
 from tractbench.results.index import INDEX
 from tractbench.results.store import RECORD, Store

@@ -1,0 +1,1 @@
+"""Tables of the paper as chapters of the report."""

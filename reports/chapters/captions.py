@@ -1,0 +1,84 @@
+"""What stands above and below a chapter's tables, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tractbench.claims.axes import Axis
+from tractbench.claims.rows import Cell
+from tractbench.evaluation.protocols import load_protocol
+from tractbench.reports.chapters.subject import Subject
+from tractbench.reports.overview import gloss
+from tractbench.reports.verdicts.verdict import Verdict
+from tractbench.results.statistics import MAX_SEEDS, POWER
+
+
+def intro(subject: Subject) -> str:
+    """Say what a table is, how it was scored and, where no sheet does, how its figures are judged."""
+    table = subject.table
+    sentences = [f"Tier {table.tier}; protocol {table.protocol}: {load_protocol(table.protocol).description}"]
+    sentences.append(gloss([table.metric]))
+    if not subject.published:
+        sentences.append("No figure of this table is published: it tests what the paper claims, on other data.")
+    if all(cell.row.ablation for cell in table.cells.values()):
+        sentences += rules(subject)
+    return " ".join(filter(None, sentences))
+
+
+def caption(subject: Subject, cells: list[Cell], axis: Axis | None) -> str:
+    """Say what the numbers of a sheet of cells are, of the table itself or of an ablation."""
+    verdicts = [subject.verdicts[cell.id] for cell in cells if cell.id in subject.verdicts]
+    if axis:
+        sentences = [f"{subject.metric}{_nfe(subject, cells)}: mean ± standard deviation over n training seeds."]
+        sentences.append(sentence(axis.note))
+        return " ".join(filter(None, [*sentences, plan(verdicts)]))
+    sentences = []
+    found = [subject.evidence[cell.id] for cell in cells]
+    if not any(one.records for one in found):
+        sentences.append(f"{subject.metric}.")
+    else:
+        samples = sorted({record.config.samples for one in found for record in one.records})
+        sentences.append(
+            f"Ours: mean ± standard deviation over n training seeds of {subject.metric} on "
+            f"{' or '.join(f'{n:,}' for n in samples)} samples; apart, the standard deviation over sampling seeds."
+        )
+    sentences.append("Parameters in millions; budget in training images, K = 1,024 and M = 1,048,576.")
+    return " ".join(filter(None, [*sentences, *rules(subject), plan(verdicts)]))
+
+
+def _nfe(subject: Subject, cells: list[Cell]) -> str:
+    """Say at which number of network evaluations all cells are, nothing if they differ."""
+    (nfe, *others) = {cell.nfe for cell in cells}
+    return "" if others else f" in {nfe} network evaluation{'s' * (nfe > 1)}"
+
+
+def rules(subject: Subject) -> list[str]:
+    """Say how published figures are judged."""
+    table, sentences = subject.table, []
+    if subject.published:
+        if table.margin:
+            sentences.append(
+                f"Reproduced: the 90% interval of ours minus published lies within ±{table.margin:g}, "
+                f"{table.margin_reason}; contradicted: the 95% interval lies outside."
+            )
+        if table.unstated_error:
+            sentences.append(
+                f"A figure printed without ± counts as ±{table.unstated_error:g}, {table.unstated_error_reason}."
+            )
+    return sentences
+
+
+def plan(verdicts: Iterable[Verdict]) -> str:
+    """Say what stands behind inconclusive verdicts, nothing if there are none."""
+    if not any(verdict.verdict == "inconclusive" for verdict in verdicts):
+        return ""
+    return (
+        "In brackets: so many more training seeds would complete the least number, or decide with a chance of "
+        f"{POWER:.0%} if the truth is as estimated; without a number, none up to {MAX_SEEDS:,} would, or footnotes say "
+        "what hinders."
+    )
+
+
+def sentence(text: str) -> str:
+    """Return text as a sentence, nothing for nothing."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""

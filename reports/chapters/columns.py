@@ -1,0 +1,150 @@
+"""Columns of tables of cells, and their entries."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from tractbench.claims.axes import Axis
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
+from tractbench.config.numbers import format_budget
+from tractbench.reports.chapters.charts import AXIS_TITLES
+from tractbench.reports.chapters.subject import Subject
+from tractbench.reports.sheet import ABSENT, Column, Entry, Notes, decimals, slug, with_interval, with_spread
+from tractbench.reports.verdicts.verdict import Verdict
+from tractbench.results.record import Record
+
+SIGNS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "○", "budget differs": "≠"}
+"""Beside the word, so that no verdict is told by colour alone."""
+
+
+def cell_anchor(cell_id: str) -> str:
+    """Return the anchor of what stands behind a cell or claim."""
+    return slug(f"behind-{cell_id}")
+
+
+def hours_title(records: Iterable[Record]) -> str:
+    """Return the unit of training times: hours of what they were made on."""
+    on_gpu = {record.environment.get("device", "cpu") != "cpu" for record in records}
+    return "GPU-hours" if on_gpu == {True} else "CPU-hours" if on_gpu == {False} else "Hours"
+
+
+def columns(subject: Subject, cells: Sequence[Cell], axis: Axis | None = None) -> tuple[Column, ...]:
+    """Return the columns of a table of cells; after those that say which cell it is, :func:`entries` fills them."""
+    lines = axis is not None and len(axis.lines) > 1
+    hours = hours_title(record for cell in cells for record in subject.evidence[cell.id].records)
+    return (
+        Column(AXIS_TITLES.get(axis.x, axis.x).capitalize() if axis else "Method", False),
+        *([Column("NFE")] if axis is None else [Column("Series", False)] if lines else []),
+        *([Column(f"{subject.metric}, published")] if subject.published else []),
+        Column(f"{subject.metric}, ours"),
+        Column("Sampling std"),
+        Column("n"),
+        *([Column("Difference, 95%"), Column("Verdict", False)] if subject.published else []),
+        Column("Parameters, M"),
+        *([Column("Budget")] if has_budget(axis) else []),
+        Column(hours),
+    )
+
+
+def has_budget(axis: Axis | None) -> bool:
+    """Whether the budget has a column; along its own axis it stands in front."""
+    return axis is None or axis.x != "budget"
+
+
+def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: Notes, budget: bool) -> list[Entry]:
+    """Return the entries that every sheet of cells has, with or without the budget."""
+    evidence, verdict = subject.evidence[cell.id], subject.verdicts.get(cell.id)
+    target = cell_anchor(cell.id)
+    spread = evidence.spread
+    entries: list[Entry] = []
+    if subject.published:
+        entries.append(_published(subject, cell, best, notes))
+    if spread is None:
+        marks = notes.mark(evidence.missing if evidence.budgets else "", *evidence.notes)
+        text = evidence.missing if evidence.failed else "not run"
+        entries += [Entry(text, math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
+    else:
+        mean, text = evidence.mean, with_spread(evidence.mean, evidence.training_std)
+        marks = notes.mark(*evidence.notes)
+        entries.append(Entry(text, mean or 0.0, (cell.id, False) in best, target, marks))
+        sampling = spread.sampling
+        entries.append(Entry(*number(sampling, f".{decimals(sampling)}f")))
+        entries.append(Entry(str(spread.n), spread.n))
+    if subject.published:
+        entries += [_difference(verdict), ruling(verdict, target)]
+    hours = [record.training.seconds / 3600 for record in evidence.records]
+    entries += [
+        _parameters(subject, cell, notes),
+        *([Entry(*_budget(cell))] if budget else []),
+        _hours(hours),
+    ]
+    return entries
+
+
+def _published(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: Notes) -> Entry:
+    published = cell.published
+    if published is None:
+        return Entry(ABSENT, math.inf)
+    text = f"{published.value:g}"
+    if published.error is not None:
+        places = max(len(f"{figure:g}".partition(".")[2]) for figure in (published.value, published.error))
+        text = f"{published.value:.{places}f} ± {published.error:.{places}f}"
+    marks = notes.mark(subject.table.sources[published.source], _conditions(published), published.note)
+    return Entry(text, published.value, (cell.id, True) in best, marks=marks)
+
+
+def _conditions(published: Published) -> str:
+    """Say of a published figure what its source does not, or says otherwise than the cell."""
+    parts = []
+    if published.error is None:
+        parts.append("printed without ±")
+    if published.aggregation != "mean":
+        unknown = published.aggregation == "unknown"
+        parts.append("not said whether a mean or a minimum" if unknown else "the minimum over sampling seeds")
+    if published.budget != "same":
+        parts.append("made at another budget" if published.budget == "other" else "its budget is not known")
+    return ", ".join(parts)
+
+
+def _difference(verdict: Verdict | None) -> Entry:
+    if verdict is None or verdict.difference is None:
+        return Entry(ABSENT, math.inf)
+    return Entry(with_interval(verdict.difference, verdict.difference_95), verdict.difference)
+
+
+def ruling(verdict: Verdict | None, target: str) -> Entry:
+    """Write a verdict with its sign and the seeds that it still needs."""
+    if verdict is None:
+        return Entry(ABSENT, "~")
+    more = f" (+{verdict.further_seeds})" if verdict.further_seeds else ""
+    return Entry(f"{SIGNS[verdict.verdict]} {verdict.verdict}{more}", verdict.verdict, target=target)
+
+
+def _parameters(subject: Subject, cell: Cell, notes: Notes) -> Entry:
+    """Return parameters in millions, our network's where there is one, with a note where the published differ."""
+    records, published = subject.evidence[cell.id].records, cell.row.parameters
+    ours = records[-1].parameters if records else None
+    if ours is None:
+        return Entry(*number(published, "g"))
+    text = f"{ours / 1e6:.3g}"
+    differs = published is not None and f"{published:.3g}" != text
+    return Entry(text, ours / 1e6, marks=notes.mark(f"published: {published:g}M parameters") if differs else ())
+
+
+def _budget(cell: Cell) -> tuple[str, float]:
+    images = cell.config.budget
+    return (format_budget(images), images) if images else (ABSENT, math.inf)
+
+
+def _hours(hours: Sequence[float]) -> Entry:
+    """Return the mean of training times, to two figures."""
+    mean = statistics.fmean(hours) if any(hours) else None
+    return Entry(*number(mean, ".2g" if mean is None or mean < 10 else ".0f"))
+
+
+def number(value: float | None, form: str) -> tuple[str, float]:
+    """Return a number's text and what it is sorted by; none sorts last."""
+    return (ABSENT, math.inf) if value is None else (format(value, form), value)
