@@ -6,14 +6,19 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
+
+from pydantic import ValidationError
 
 from tractbench.claims.rows import Cell
 from tractbench.claims.table import Table
 from tractbench.config.fields import RunConfig
-from tractbench.config.identity import RESULTS_VERSION
+from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION, comparison_form
 from tractbench.config.numbers import format_budget
+from tractbench.errors import TractbenchError
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.io.canonical import canonical
+from tractbench.registry import load_method
 from tractbench.results.record import Record, RecordedConfig
 from tractbench.results.statistics import Spread, spread, variance
 
@@ -91,7 +96,7 @@ class Evidence:
 def gather(records: Sequence[Record], tables: Mapping[str, Table]) -> dict[str, Evidence]:
     """Return what the store holds for every cell of the tables, by the cell's id.
 
-    Runs count that are done, of the current results version, true to their protocol, and differ from the cell's
+    Runs count that are done, of the current versions, true to their protocol, and differ from the cell's
     settings in their seeds at most; where they were made with different teachers, data, references or plugin sources,
     only those made like the latest.
 
@@ -102,7 +107,9 @@ def gather(records: Sequence[Record], tables: Mapping[str, Table]) -> dict[str, 
     alike: dict[str, list[Record]] = {}
     for record in records:
         alike.setdefault(_likeness(record.config), []).append(record)
-    cells = [(cell, _likeness(cell.config)) for table in tables.values() for cell in table.cells.values()]
+    cells = [
+        (cell, _likeness(RecordedConfig.of(cell.config))) for table in tables.values() for cell in table.cells.values()
+    ]
     budgets: dict[str, set[int]] = {}
     for cell, likeness in cells:
         budgets.setdefault(likeness, set()).add(cell.config.budget)
@@ -158,9 +165,24 @@ def _remarks(scores: Mapping[int, Mapping[int, float]], asked: Sequence[int]) ->
     return (text,) if fewer else ()
 
 
-def _likeness(config: RunConfig | RecordedConfig) -> str:
-    """Return what runs of a cell share, and those of another budget: everything but seeds, budget and chunk."""
-    return canonical(config.model_dump(mode="json", exclude={"seed", "sampling_seeds", "chunk", "budget"}))
+def _likeness(config: RecordedConfig) -> str:
+    """Return what runs of a cell share, and those of another budget: :func:`comparison_form`.
+
+    A run of a method that is not here, or whose settings this release does not know, is like those of the same words.
+    """
+    written = config.as_written()
+    return _likeness_of(
+        canonical({key: value for key, value in written.items() if key not in ("seed", "sampling_seeds")})
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _likeness_of(written: str) -> str:
+    try:
+        config = RunConfig.model_validate_json(written)
+        return canonical(comparison_form(config, load_method(config.method).model_validate(config.options)))
+    except (ValidationError, TractbenchError):
+        return written
 
 
 def _objection(record: Record, metric: str) -> str | None:
@@ -180,9 +202,10 @@ def _objection(record: Record, metric: str) -> str | None:
 
 def _outdated(record: Record) -> str | None:
     """Return which version of the code's results made a run, None for the current one."""
-    for kind, made_by in (("training", record.training_version), ("scoring", record.scoring_version)):
-        if made_by != RESULTS_VERSION:
-            return f"{kind} version {made_by}, not {RESULTS_VERSION}"
+    if record.config.schedule and record.training_version != TRAINING_VERSION:
+        return f"training version {record.training_version}, not {TRAINING_VERSION}"
+    if record.scoring_version != SCORING_VERSION:
+        return f"scoring version {record.scoring_version}, not {SCORING_VERSION}"
     return None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from tractbench.claims.claims import Claim
 from tractbench.claims.published import Published
 from tractbench.claims.rows import Cell
 from tractbench.claims.table import Table
-from tractbench.config.identity import RESULTS_VERSION
-from tractbench.config.numbers import parse_integers
+from tractbench.config.command import run_command
+from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.io.canonical import canonical
@@ -23,10 +21,6 @@ from tractbench.reports.evidence import Evidence, gather
 from tractbench.reports.verdicts.judge import judge
 from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
-
-FLAGS = ("method", "dataset", "tier", "nfe", "schedule", "budget", "seed", "sampling_seeds", "samples", "mu_s", "mu_i",
-         "batch", "lr", "process", "teacher")  # fmt: skip
-"""Settings that ``tractbench run`` has an option for; all others go by ``--set``."""
 
 
 class _Value(BaseModel):
@@ -86,7 +80,8 @@ class CellLineage(_Value):
     Attributes:
         id: ``table/row/nfe``.
         settings: its resolved settings but for the seed.
-        results_version: version of the code's results that runs must have.
+        training_version: version of the code's training that runs must have.
+        scoring_version: version of the code's sampling and scoring that runs must have.
         published: the published figure, with its source in words.
         verdict: what the runs say of it, None without a published figure.
         mean: of the quoted scores over training seeds.
@@ -105,7 +100,8 @@ class CellLineage(_Value):
     protocol: str
     metric: str
     settings: dict[str, Any]
-    results_version: int = RESULTS_VERSION
+    training_version: int = TRAINING_VERSION
+    scoring_version: int = SCORING_VERSION
     published: Published | None
     source: str
     verdict: Verdict | None
@@ -270,18 +266,4 @@ def repeat_command(cell: Cell, seed: int | None) -> str:
     """Return the command that makes a cell's run with a training seed, None for a method that trains nothing."""
     settings = {**cell.settings, "seed": seed}
     usual = resolve({name: value for name, value in settings.items() if name != "protocol"})[0].protocol
-    if cell.protocol == usual:
-        del settings["protocol"]
-    words = ["tractbench", "run"]
-    for name in FLAGS:
-        value = settings.pop(name, None)
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", _flag(value)]
-    for name, value in settings.items():
-        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(words)
-
-
-def _flag(value: object) -> str:
-    numbers = parse_integers(value) if isinstance(value, list) else value
-    return ",".join(map(str, numbers)) if isinstance(numbers, list | tuple) else str(numbers)
+    return run_command(settings | {"protocol": cell.protocol if cell.protocol != usual else None})

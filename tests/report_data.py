@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tractbench.config.identity import RESULTS_VERSION
+from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
 from tractbench.config.resolve import resolve
 from tractbench.results.record import DistillationError, Metric, Record, RecordedConfig, Training
 
@@ -25,8 +25,8 @@ def record(cell, number, seed, scores, **changes):
     values = {
         "identity": f"{number:08x}" + "0" * 56,
         "student": f"{number:064x}",
-        "training_version": RESULTS_VERSION,
-        "scoring_version": RESULTS_VERSION,
+        "training_version": TRAINING_VERSION,
+        "scoring_version": SCORING_VERSION,
         "status": "done",
         "created": "2026-01-01T00:00:00+00:00",
         "config": config,

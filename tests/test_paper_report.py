@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
 from command_lines import flags
+from PIL import Image
 from report_data import fill, record
 from scipy.stats import norm, t
 

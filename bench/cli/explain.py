@@ -78,7 +78,7 @@ def _print_cell(cell: CellLineage) -> None:
     import json
 
     print(f"{cell.id}: {cell.metric}, tier {cell.tier}, protocol {cell.protocol}")
-    print(f"  code        results version {cell.results_version}")
+    print(f"  code        training version {cell.training_version}, scoring version {cell.scoring_version}")
     if cell.published:
         error = f" ± {cell.published.error:g}" if cell.published.error else ""
         print(f"  published   {cell.published.value:g}{error} ({cell.source})")

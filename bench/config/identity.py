@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset
-from tractbench.diffusion.processes import Process
+from tractbench.diffusion.processes import Process, load_process
 from tractbench.io.canonical import canonical
 from tractbench.method import Method
 from tractbench.registry import distribution_hash
@@ -106,6 +106,23 @@ def sampling_form(config: RunConfig, method: Method) -> dict[str, object]:
     return form | ({"options": options} if options else {})
 
 
+def comparison_form(config: RunConfig, method: Method) -> dict[str, object]:
+    """Return what runs of one cell of a table share, and those of another budget, in normal form, as JSON values.
+
+    That is everything but seeds, budget and chunk; teacher and data stand for what they name.
+    """
+    training = {key: value for key, value in training_form(config, method).items() if key not in ("seed", "steps")}
+    sampling = sampling_form(config, method)
+    return {
+        "training": training,
+        "sampling": {key: value for key, value in sampling.items() if key not in ("sampling_seeds", "chunk")},
+        "process": load_process(config.process, config.grid_steps).key,
+        "dataset": config.dataset,
+        "teacher": config.teacher,
+        "protocol": config.protocol,
+    }
+
+
 def student_id(config: RunConfig, method: Method, dataset: Dataset, process: Process, teacher_hash: str) -> str:
     """Return the sha256 of all that decides a student's weights.
 
@@ -116,10 +133,11 @@ def student_id(config: RunConfig, method: Method, dataset: Dataset, process: Pro
         process: its diffusion process.
         teacher_hash: sha256 of the teacher's weights' hash and of all that turns them into a denoiser.
     """
-    parts: dict[str, object] = {"version": TRAINING_VERSION, "process": process.key, "teacher": teacher_hash}
+    parts: dict[str, object] = {"process": process.key, "teacher": teacher_hash}
     if method.trains:
         plugins = [distribution_hash(type(part)) for part in (method, dataset, process)]
-        parts |= {"training": training_form(config, method), "data": dataset.fingerprint, "plugins": plugins}
+        parts |= {"version": TRAINING_VERSION, "training": training_form(config, method), "plugins": plugins}
+        parts["data"] = dataset.fingerprint
     if config.student is not None:
         parts["network"] = dataset.network(config.student, config.process).key
     return hashlib.sha256(canonical(parts).encode()).hexdigest()

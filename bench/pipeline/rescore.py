@@ -18,8 +18,8 @@ from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
 from tractbench.pipeline.student import load_student
 from tractbench.registry import load_dataset, load_method
-from tractbench.results.record import Record
 from tractbench.results.migrate import parse_record
+from tractbench.results.record import Record
 from tractbench.results.store import RECORD, STUDENT, student_file
 from tractbench.teachers.load import load_teacher
 from tractbench.training.numerics import precise
