@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import tractbench.training.distill as engine
+import tractbench.training.loop as engine
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.diffusion.analytic import MixtureDenoiser
@@ -20,7 +20,7 @@ from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.registry import load_dataset
 from tractbench.seeds import generator
-from tractbench.training.distill import Distillation
+from tractbench.training.loop import Distillation
 
 PROCESSES = [VP(), VE()]
 TIMES = [0.05, 0.3, 0.5, 0.8, 1.0]

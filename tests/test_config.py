@@ -23,7 +23,7 @@ from tractbench.io.canonical import canonical
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.registry import load_dataset, method_names
-from tractbench.training.distill import plan_phases
+from tractbench.training.phases import plan_phases
 
 TEACHER, DATA, REFERENCE = "te" * 32, "da" * 32, "re" * 32
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-import tractbench.training.distill as engine
+import tractbench.training.loop as engine
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP, per_sample
 from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
+from tractbench.io.tensors import load_tensors, save_tensors
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
-from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
-from tractbench.training.distill import Distillation, distill
+from tractbench.training.loop import Distillation, distill
 
 PHASE_STARTS, EMA_RESETS = ("continue", "from_teacher"), ("none", "phase")
 TOTAL = 11  # steps: 5 in the first phase, 6 in the second
@@ -458,8 +458,8 @@ def test_checkpoints_keep_tensors_and_header(tmp_path):
         "d": torch.arange(6.0).reshape(2, 3).T,
     }
     header = {"step": 3, "losses": [[1, 0, 4, 0.1 + 0.2]], "text": 'é "\n'}
-    save_checkpoint(tmp_path / "x", tensors, header)
-    found, read = load_checkpoint(tmp_path / "x", "try again")
+    save_tensors(tmp_path / "x", tensors, header)
+    found, read = load_tensors(tmp_path / "x", "try again")
     assert read == json.loads(json.dumps(header)) == header
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():

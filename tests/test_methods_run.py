@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import tractbench.training.distill as engine
+import tractbench.training.loop as engine
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import SigmaDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP
@@ -16,7 +16,7 @@ from tractbench.methods.tract import TRACT
 from tractbench.methods.tract_edm import TRACTEDM
 from tractbench.nets.build import build_network
 from tractbench.seeds import generator
-from tractbench.training.distill import Distillation
+from tractbench.training.loop import Distillation
 
 STEPS = 5  # of each phase
 

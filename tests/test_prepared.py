@@ -20,7 +20,7 @@ from tractbench.nets.build import build_network
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 from tractbench.seeds import generator
-from tractbench.training.distill import Distillation, distill
+from tractbench.training.loop import Distillation, distill
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tractbench.training.distill import Distillation
+from tractbench.training.loop import Distillation
 
 SMOKE = ("--dataset", "digits", "--tier", "smoke")
 TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1")

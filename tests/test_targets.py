@@ -21,7 +21,7 @@ from tractbench.methods.tract import TRACT
 from tractbench.methods.tract_edm import TRACTEDM
 from tractbench.nets.build import build_network
 from tractbench.seeds import generator
-from tractbench.training.distill import Distillation
+from tractbench.training.loop import Distillation
 
 
 @pytest.fixture(scope="module", autouse=True)

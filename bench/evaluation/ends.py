@@ -14,8 +14,8 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.evaluation.sampling import sample
 from tractbench.io.canonical import canonical
+from tractbench.io.tensors import load_tensors, save_tensors
 from tractbench.progress import Task
-from tractbench.training.checkpoint import load_checkpoint, save_checkpoint
 
 ENDS = 512
 """Noises on which students are compared with their teacher, or as many as a run samples."""
@@ -80,14 +80,14 @@ class TeacherEnds:
 
     def compute(self, task: Task | None = None) -> None:
         """Sample the teacher and write the file; ``task`` is told of every image."""
-        save_checkpoint(self._path, {"ends": self._samples(self._teacher, self.steps, self._solver, task)}, {})
+        save_tensors(self._path, {"ends": self._samples(self._teacher, self.steps, self._solver, task)}, {})
 
     @cached_property
     def ends(self) -> Tensor:
         """The teacher's samples ``[count, C, H, W]``, float64."""
         if not self.known:
             self.compute()
-        return load_checkpoint(self._path, "delete it, it is only a cache")[0]["ends"]
+        return load_tensors(self._path, "delete it, it is only a cache")[0]["ends"]
 
     def _samples(self, denoiser: Denoiser, steps: int, solver: str, task: Task | None = None) -> Tensor:
         batches = sample(

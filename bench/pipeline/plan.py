@@ -25,7 +25,7 @@ from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
 from tractbench.teachers.load import load_teacher, new_denoiser, wrap
 from tractbench.teachers.published import published_teachers
-from tractbench.training.distill import Distillation
+from tractbench.training.loop import Distillation
 
 ENOUGH = 0.25
 """Seconds after which a measurement is believed; smaller batches are doubled."""

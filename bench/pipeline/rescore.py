@@ -12,12 +12,12 @@ from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import DamagedFileError
 from tractbench.evaluation.images import SampleSet
 from tractbench.evaluation.sampling import sample
+from tractbench.io.tensors import load_tensors
 from tractbench.pipeline.run import final_network
 from tractbench.registry import load_dataset, load_method
 from tractbench.results.record import Record
 from tractbench.results.store import STUDENT
 from tractbench.teachers.load import load_teacher
-from tractbench.training.checkpoint import load_checkpoint
 
 
 def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[SampleSet, RunConfig]:
@@ -44,7 +44,7 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
     denoiser = teacher.denoiser
     if method.trains:
         network = final_network(config, method, dataset, teacher)
-        tensors, header = load_checkpoint(folder / STUDENT, "run it again with --force")
+        tensors, header = load_tensors(folder / STUDENT, "run it again with --force")
         if header["student"] != record.student:
             raise DamagedFileError(f"{folder / STUDENT} is another run's student; run it again with --force")
         network.load_state_dict(tensors)

@@ -30,6 +30,7 @@ from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.io.files import write_atomic
+from tractbench.io.tensors import load_tensors, save_tensors, tensors_digest
 from tractbench.method import Method
 from tractbench.progress import Progress, Task
 from tractbench.registry import plugin_source_hash
@@ -39,8 +40,8 @@ from tractbench.results.record import DistillationError, Metric, Record, Seconds
 from tractbench.results.store import CHECKPOINT, GRID, LOSSES, PICTURE, STUDENT, TEACHER_GRID, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, load_teacher, new_denoiser
-from tractbench.training.checkpoint import load_checkpoint, save_checkpoint, tensors_digest
-from tractbench.training.distill import Distillation, LossPoint, distill, plan_phases
+from tractbench.training.loop import Distillation, LossPoint, distill
+from tractbench.training.phases import plan_phases
 
 GRID_COLUMNS = 6
 GRID_IMAGES = 36
@@ -285,7 +286,7 @@ class _Job:
             "training": training.model_dump(),
             "distillation_errors": [error.model_dump() for error in errors],
         }
-        save_checkpoint(self.folder / STUDENT, distilled.student.state_dict(), header)
+        save_tensors(self.folder / STUDENT, distilled.student.state_dict(), header)
         return distilled.student, training, errors
 
     def _new_network(self, name: str) -> nn.Module:
@@ -295,7 +296,7 @@ class _Job:
         return final_network(self.config, self.method, self.dataset, self.teacher).to(self.runtime.device)
 
     def _load_student(self, path: Path) -> Made | None:
-        tensors, header = load_checkpoint(path, "delete it to train the student again")
+        tensors, header = load_tensors(path, "delete it to train the student again")
         if header["student"] != self.student:
             return None
         network = self._final_network()

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file of tensors and a JSON header, written whole or not at all."""
+"""Named tensors and a JSON header in one safetensors file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tensors_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a header; the file carries the hash of both, so that damage is seen when it is read."""
     data = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(header)
@@ -37,7 +37,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
     write_atomic(path, lambda temporary: save_file(data, temporary, metadata=metadata))
 
 
-def load_checkpoint(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and header.
 
     Raises:
@@ -53,19 +53,3 @@ def load_checkpoint(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[st
     if tensors_digest(tensors, metadata["header"]) != metadata.get(DIGEST):
         raise DamagedFileError(f"{path} is damaged: it does not have the hash it was written with; {remedy}")
     return tensors, header
-
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as named tensors ``adam.INDEX.NAME``."""
-    state = optimiser.state_dict()["state"]
-    return {f"adam.{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`optimiser_tensors` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, *rest = key.split(".")
-        if kind == "adam":
-            state.setdefault(int(rest[0]), {})[rest[1]] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -18,29 +18,17 @@ from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process, per_sample
 from tractbench.errors import InterruptedRunError, RunFailedError
+from tractbench.io.tensors import load_tensors, save_tensors
 from tractbench.method import Batch, Method, Nets, Phase
 from tractbench.progress import Progress
 from tractbench.seeds import generator
-from tractbench.training.checkpoint import load_checkpoint, load_optimiser, optimiser_tensors, save_checkpoint
 from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
+from tractbench.training.phases import PhasePlan, plan_phases
+from tractbench.training.state import load_optimiser, optimiser_tensors
 
 LOG_EVERY = 20
 CHECKPOINT_EVERY = 500
 INFINITE_GRADIENT = 1e5
-
-
-@dataclass(frozen=True)
-class PhasePlan:
-    """When a phase starts, how many steps it has, the inference momentum in it, and its student's network.
-
-    ``network`` is the name of one of the data set's networks, or None for the teacher's own.
-    """
-
-    phase: Phase
-    first_step: int
-    steps: int
-    momentum: float
-    network: str | None
 
 
 @dataclass(frozen=True)
@@ -74,24 +62,6 @@ class Distilled:
     steps: int
     images: int
     seconds: float
-
-
-def plan_phases(config: RunConfig, phases: tuple[Phase, ...]) -> tuple[PhasePlan, ...]:
-    """Split the budget: floor(images / (batch * phases)) steps a phase, the spare ones to the last.
-
-    The inference momentum is ``mu_i`` or r^(1/N) with N the steps of the phase. The first phase that repeats its steps
-    moves the student into the network that the run names.
-    """
-    total = config.budget // config.batch
-    each = config.budget // (config.batch * len(phases))
-    plans = []
-    network = None
-    for index, phase in enumerate(phases):
-        steps = each if index < len(phases) - 1 else total - each * index
-        momentum = config.mu_i if config.mu_i is not None else config.ema_residual ** (1 / steps)
-        network = config.student if phase.group == 1 else network
-        plans.append(PhasePlan(phase, each * index, steps, momentum, network))
-    return tuple(plans)
 
 
 class Distillation:
@@ -304,11 +274,11 @@ class Distillation:
             "distillation_errors": self.distillation_errors,
             "losses": [[p.step, p.phase, p.images, p.loss] for p in self.losses],
         }
-        save_checkpoint(path, tensors, header)
+        save_tensors(path, tensors, header)
 
     def resume(self, path: Path, student: str) -> bool:
         """Restore what :meth:`save` wrote; return False if the file belongs to another student."""
-        tensors, header = load_checkpoint(path, "delete it to train from the start")
+        tensors, header = load_tensors(path, "delete it to train from the start")
         if header["student"] != student:
             return False
 
