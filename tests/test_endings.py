@@ -70,7 +70,7 @@ def test_a_bug_keeps_its_traceback_in_the_log_and_on_the_terminal(tractbench, mo
 
 
 def _raise_in_training(monkeypatch, error):
-    from tractbench.training.loop import Distillation
+    from tractbench.training.distillation import Distillation
 
     original = Distillation.train_step
 

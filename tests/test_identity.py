@@ -26,7 +26,7 @@ from tractbench.nets.build import build_network
 from tractbench.pipeline.cell import identify
 from tractbench.registry import _package_hash, distribution_hash, load_method, method_names
 from tractbench.seeds import generator
-from tractbench.training.loop import Distillation
+from tractbench.training.distillation import Distillation
 
 TRAINED = [name for name in method_names() if load_method(name).trains]
 
@@ -92,7 +92,7 @@ def bits_of(config, method):
     for _ in range(run.total):
         run.train_step()
     digest = hashlib.sha256()
-    for network in (run.student, run.result().student):
+    for network in (run.student, run.averaged()):
         for tensor in network.state_dict().values():
             digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
 from tractbench.teachers.load import load_teacher, new_denoiser, wrap
 from tractbench.teachers.published import published_teachers
-from tractbench.training.distill import Distillation
+from tractbench.training.distillation import Distillation
 
 ENOUGH = 0.25
 """Seconds after which a measurement is believed; smaller batches are doubled."""
@@ -118,6 +118,8 @@ def _network(config: RunConfig, dataset: Dataset, process: Process, device: str)
             denoiser = new_denoiser(dataset.network(recipe.network, config.process), process, random)
         else:
             denoiser = wrap(build_network(card.network, card.arguments, random), card.parameterisation, process)
+    if isinstance(denoiser, nn.Module):
+        denoiser.requires_grad_(False).eval()
     return on_device(denoiser, device)
 
 

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import InterruptedRunError
-
-CHECKPOINT_EVERY = 600.0
-"""Seconds between two checkpoints."""
+from tractbench.training.loop import CHECKPOINT_EVERY
 
 
 @dataclass(frozen=True)

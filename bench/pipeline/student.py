@@ -20,18 +20,21 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import DamagedFileError
 from tractbench.evaluation.ends import TeacherEnds
 from tractbench.io.files import write_atomic
+from tractbench.io.tensors import load_tensors, save_tensors
 from tractbench.method import Method
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime, Stoppable
 from tractbench.progress import Progress
 from tractbench.results.provenance import environment
 from tractbench.results.record import DistillationError, Training
-from tractbench.results.store import LOSSES, STUDENT, Store
+from tractbench.results.store import CHECKPOINT, LOSSES, STUDENT, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, new_denoiser
-from tractbench.training.loop import Distillation, LossPoint, distill
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
+from tractbench.training.loop import distill
 from tractbench.training.phases import plan_phases
-from tractbench.training.state import Checkpoints, load_tensors, save_tensors
+from tractbench.training.state import LossPoint
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _trained(
         new_network=lambda preset: new_network(config, dataset, teacher, preset),
         device=runtime.device,
     )
-    checkpoints = Checkpoints(folder, cell.student, "forced-checkpoint" if runtime.force else "checkpoint")
+    checkpoints = Checkpoints(folder, cell.student, f"forced-{CHECKPOINT}" if runtime.force else CHECKPOINT)
     distilled = distill(
         run,
         checkpoints,

@@ -16,7 +16,7 @@ from tractbench.results.migrate import NewerRecordError
 from tractbench.results.record import Record, counting
 from tractbench.results.store import FORMAT, STUDENT, STUDENTS, Store, student_file
 from tractbench.results.upgrade import upgrade
-from tractbench.training.checkpoint import load_checkpoint
+from tractbench.io.tensors import load_tensors
 
 DAMAGED = "damaged"
 """Where repairing puts what it takes out of the store."""
@@ -111,7 +111,7 @@ def _students(store: Store, progress: Progress) -> Iterator[Problem]:
     with progress.task("reading students", len(files), "student") as task:
         for path in files:
             try:
-                _, header = load_checkpoint(path, "run again with --force what needs it")
+                _, header = load_tensors(path, "run again with --force what needs it")
                 if header.get("student") != path.parent.name:
                     raise DamagedFileError(f"{path} is another student, {str(header.get('student'))[:8]}")
             except DamagedFileError as error:

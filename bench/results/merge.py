@@ -14,9 +14,9 @@ from tractbench.progress import Progress
 from tractbench.results.locks import exclusive
 from tractbench.results.record import Record
 from tractbench.results.store import CHECKPOINT, CONFIG, LOSSES, RECORD, STUDENT, Store, student_file
-from tractbench.training.checkpoint import load_checkpoint, tensors_digest
+from tractbench.io.tensors import load_tensors, tensors_digest
 
-STUDENT_FILES = (LOSSES, CHECKPOINT, STUDENT)
+STUDENT_FILES = (LOSSES, STUDENT)
 """In the order they are copied: weights last, since a folder that has them is complete."""
 
 
@@ -106,8 +106,9 @@ class _Merging:
             return
         if weights.exists():
             self._digest(weights)  # damaged weights are refused
-        names = (LOSSES, STUDENT) if weights.exists() else (LOSSES, CHECKPOINT)
-        files = [student_file(source, record.student, name) for name in names]
+        files = [student_file(source, record.student, LOSSES), weights]
+        if not weights.exists():  # what an interrupted run goes on from
+            files = sorted(weights.parent.glob(f"{CHECKPOINT}-*.safetensors"))
         if any(path.exists() for path in files):
             with exclusive(folder):
                 for path in files:
@@ -117,7 +118,7 @@ class _Merging:
     def _digest(self, path: Path) -> str:
         """Return the sha256 of a student's tensors, whatever its header says of how long they took."""
         if path not in self._digests:
-            tensors, _ = load_checkpoint(path, "see 'tractbench store check' on that store")
+            tensors, _ = load_tensors(path, "see 'tractbench store check' on that store")
             self._digests[path] = tensors_digest(tensors)
         return self._digests[path]
 

@@ -34,7 +34,8 @@ TEACHER_GRID = "teacher-grid.png"
 """The same noises through the teacher in all its steps."""
 
 STUDENT = "student.safetensors"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint"
+"""What the names of checkpoints begin with."""
 LOSSES = "loss.csv"
 
 
@@ -270,7 +271,7 @@ def student_file(cell: Path, student: str, name: str) -> Path:
     Args:
         cell: the folder of a run, in a store of any format.
         student: the id of the run's student.
-        name: ``STUDENT``, ``LOSSES`` or ``CHECKPOINT``.
+        name: ``STUDENT`` or ``LOSSES``.
     """
     own = cell / name  # format 1, or weights that differ from those of the other cells of this student
     inside = cell.absolute().parent

@@ -15,7 +15,7 @@ from tractbench.results.format1 import TABLE, read_table, run_folders
 from tractbench.results.locks import held
 from tractbench.results.migrate import parse_record
 from tractbench.results.record import Record, counting
-from tractbench.results.store import CELLS, CHECKPOINT, CONFIG, FORMAT, LOSSES, MARKER, RECORD, STUDENT, Store, portable
+from tractbench.results.store import CELLS, CONFIG, FORMAT, LOSSES, MARKER, RECORD, STUDENT, Store, portable
 
 OLD_TABLE = "records-format1.jsonl"
 """What the table of format 1 is kept as: it may hold runs that were made again later."""
@@ -89,7 +89,7 @@ def _move_run(store: Store, record: Record, old: Path) -> None:
         return
     text = record.model_dump_json(indent=2) + "\n"
     if old.is_dir():
-        for name in (LOSSES, CHECKPOINT, STUDENT):
+        for name in (LOSSES, STUDENT):
             _move_student_file(old / name, store.student_folder(record.student) / name)
         write_atomic(old / RECORD, text)
         cell.parent.mkdir(exist_ok=True)
@@ -111,20 +111,7 @@ def _move_student_file(source: Path, target: Path) -> None:
 
 
 def _move_unrecorded(store: Store, folder: Path) -> None:
-    """Move the folder of a run that never ended, and its checkpoint to where training looks for it."""
-    checkpoint = folder / CHECKPOINT
-    student = _student_of(checkpoint) if checkpoint.exists() else None
-    if student is not None:
-        _move_student_file(checkpoint, store.student_folder(student) / CHECKPOINT)
+    """Move the folder of a run that never ended; its checkpoint is of an older training and stays in it."""
     cell = store.root / CELLS / portable(folder.name)
     cell.parent.mkdir(exist_ok=True)
     folder.rename(cell)
-
-
-def _student_of(checkpoint: Path) -> str | None:
-    try:
-        with safe_open(checkpoint, framework="pt") as handle:
-            found = json.loads((handle.metadata() or {})["header"])["student"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        return None
-    return found if isinstance(found, str) and found.isalnum() else None

@@ -20,7 +20,7 @@ import torch
 
 from tractbench.config.resolve import resolve
 from tractbench.teachers.load import load_teacher
-from tractbench.training.distill import Distillation
+from tractbench.training.distillation import Distillation
 
 FORWARDS = {"btd": (2, 0), "tract": (1, 1), "tract_edm": (2, 1)}
 """Forward passes without gradient of teacher and self-teacher, networks of the same shape, in each method's target."""

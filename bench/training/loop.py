@@ -1,0 +1,103 @@
+"""The one training loop: a distillation to its end, with checkpoints on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from tractbench.errors import InterruptedRunError
+from tractbench.method import Phase
+from tractbench.progress import Progress
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
+from tractbench.training.state import LossPoint
+
+CHECKPOINT_EVERY = 600.0
+"""Seconds of training that a killed run may lose."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A trained student.
+
+    Attributes:
+        student: the inference average, in the student's dtype, without gradients.
+        losses: the loss curve.
+        distillation_errors: what the run was asked to measure at the end of each phase.
+        nonfinite_gradients: entries of gradients that were replaced.
+        steps: optimiser steps.
+        images: training images really seen.
+        seconds: time spent training, over all sessions.
+    """
+
+    student: nn.Module
+    losses: tuple[LossPoint, ...]
+    distillation_errors: tuple[float, ...]
+    nonfinite_gradients: int
+    steps: int
+    images: int
+    seconds: float
+
+
+def distill(
+    run: Distillation,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    *,
+    checkpoint_every: float = CHECKPOINT_EVERY,
+    stop: Callable[[], bool] = lambda: False,
+    error: Callable[[nn.Module, Phase], float] | None = None,
+) -> Distilled:
+    """Train to the end, from the newest checkpoint if there is one.
+
+    Args:
+        run: a fresh distillation.
+        checkpoints: the student's.
+        progress: draws the bar.
+        checkpoint_every: seconds between checkpoints; one is also made when stopped.
+        stop: asked after every step; True saves a checkpoint and stops.
+        error: measured on the inference average at the end of each phase, by the method's own solver.
+
+    Raises:
+        DamagedFileError: there are checkpoints, and all are damaged.
+        InterruptedRunError: ``stop`` returned True.
+        RunFailedError: the loss became infinite or NaN.
+    """
+    saved = checkpoints.newest(progress.message)
+    if saved is not None:
+        run.restore(saved)
+        del saved  # the run holds copies
+        progress.message(f"resuming at step {run.step} of {run.total}")
+    due = time.monotonic() + checkpoint_every
+    with progress.task("training", run.total, "step", run.step) as task:
+        while run.step < run.total:
+            started = time.perf_counter()
+            run.train_step()
+            run.seconds += time.perf_counter() - started
+            if error is not None:
+                run.measure(error)
+            note = ""
+            if run.losses and run.losses[-1].step == run.step:
+                note = f"phase {run.losses[-1].phase + 1}/{len(run.plans)}  loss {run.losses[-1].loss:.4g}"
+            task.advance(1, note)
+            stopping = run.step < run.total and stop()
+            if stopping or time.monotonic() >= due:
+                kept = checkpoints.save(run.state())
+                due = time.monotonic() + checkpoint_every
+            if stopping:
+                raise InterruptedRunError(
+                    f"stopped at training step {run.step} of {run.total}; kept: {kept}; "
+                    "the same command goes on from there"
+                )
+    return Distilled(
+        student=run.averaged(),
+        losses=tuple(run.losses),
+        distillation_errors=tuple(run.distillation_errors),
+        nonfinite_gradients=run.nonfinite_gradients,
+        steps=run.step,
+        images=run.step * run.config.batch,
+        seconds=run.seconds,
+    )
