@@ -61,6 +61,7 @@ def evaluate(
     from tractbench.evaluation.images import open_samples
     from tractbench.io.files import write_atomic
     from tractbench.registry import load_dataset
+    from tractbench.training.numerics import precision
 
     where = chosen_device(device)
     made = None
@@ -97,7 +98,7 @@ def evaluate(
         labels="seeded per image" if made else "unknown",
         seeds=config.sampling_seeds if made else (),
     )
-    with data.computing():
+    with data.computing(), precision("fp32", where):
         found = made or open_samples(path)
         evaluations = [score(found, data, chosen, settings, progress(quiet)) for chosen in protocols]
     text = json.dumps({"evaluations": [_object(evaluation) for evaluation in evaluations]}, indent=2)

@@ -65,7 +65,7 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
     parsed.__signature__ = signature.replace(parameters=given + named)  # type: ignore[attr-defined]
     parsed.__annotations__ = kinds | {parameter.name: parameter.annotation for parameter in own}
-    del parsed.__wrapped__  # type: ignore[attr-defined]
+    del parsed.__wrapped__
     return parsed
 
 

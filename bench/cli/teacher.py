@@ -206,14 +206,16 @@ def teacher_train(
     from tractbench.registry import load_dataset
     from tractbench.teachers.card import imported_folder
     from tractbench.teachers.train import train_teacher
+    from tractbench.training.numerics import precision
 
     data = load_dataset(dataset)
     tier = choose(tier, "tier", dict.fromkeys((FULL, *data.workload.recipes)))
     folder = to or (imported_folder() if tier != FULL else Path("teachers"))
-    with data.computing():
+    where = chosen_device(device)
+    with data.computing(), precision("fp32", where):
         card = train_teacher(
             data, process or data.workload.processes[0], folder, progress(quiet),
-            seed=seed, steps=steps, tier=tier, device=chosen_device(device),
+            seed=seed, steps=steps, tier=tier, device=where,
         )  # fmt: skip
     name = card.name if tier != FULL and to is None else f"{folder / card.name}.toml"
     print(f"wrote {folder / card.name}.toml; use it with: tractbench run --teacher {name} ...", file=sys.stderr)
@@ -232,5 +234,5 @@ def features_train(
 
     data = load_dataset(dataset)
     with data.computing():
-        card = train_classifier(data, data.classifier_labels(), to, progress(quiet), seed=seed)
+        card = train_classifier(data, to, progress(quiet), seed=seed)
     print(f"wrote {to / card.name}.toml; held-out accuracy {card.accuracy:.1%}", file=sys.stderr)

@@ -22,7 +22,7 @@ from tractbench.results.migrate import parse_record
 from tractbench.results.record import Record
 from tractbench.results.store import RECORD, STUDENT, student_file
 from tractbench.teachers.load import load_teacher
-from tractbench.training.numerics import precise
+from tractbench.training.numerics import sampled_in
 
 
 def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[SampleSet, RunConfig]:
@@ -49,12 +49,11 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
         denoiser = load_student(student_file(folder, record.student, STUDENT), record.student, cell, teacher).denoiser
     if samples is not None:
         cell = replace(cell, config=cell.config.model_copy(update={"samples": samples}))
-    runtime = Runtime(device)
+    runtime, sampled = Runtime(device), sampled_in(denoiser, cell.config.precision, device)
 
     def read() -> Iterator[Tensor]:
         for seed in cell.config.sampling_seeds:
-            with precise("fp32", device):
-                yield from draw_samples(cell, denoiser, seed, runtime)
+            yield from draw_samples(cell, sampled, seed, runtime)
 
     total = cell.config.samples * len(cell.config.sampling_seeds)
     return SampleSet(f"run {record.identity[:12]}", total, cell.dataset.shape, True, read), cell.config

@@ -34,7 +34,7 @@ from tractbench.results.provenance import environment
 from tractbench.results.record import Failure, Record, RecordedConfig, Seconds
 from tractbench.results.store import Store
 from tractbench.teachers.load import load_teacher
-from tractbench.training.numerics import precise
+from tractbench.training.numerics import precision, sampled_in
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Attempt:
     def _made(self) -> Record:
         cell, runtime, dataset = self.cell, self.runtime, self.cell.dataset
         started = time.perf_counter()
-        with precise("fp32", runtime.device):
+        with precision("fp32", runtime.device):  # networks' passes say for themselves if they are in another
             teacher = load_teacher(cell.config.teacher, dataset, cell.process).to(runtime.device)
             scorer = make_scorer(
                 dataset,
@@ -124,9 +124,11 @@ class _Attempt:
             ends = teacher_ends(cell, teacher, self.store, self.progress, runtime)
             student = make_student(cell, teacher, ends, self.folder.name, self.store, self.progress, runtime)
             sampling_started = time.perf_counter()
-            metrics = score_samples(cell, student.denoiser, scorer, runtime, self.progress)
+            sampled = sampled_in(student.denoiser, cell.config.precision, runtime.device)
+            metrics = score_samples(cell, sampled, scorer, runtime, self.progress)
             scored = time.perf_counter()
-            draw_pictures(cell, teacher.denoiser, student.denoiser, self.folder, runtime, self.progress)
+            original = sampled_in(teacher.denoiser, cell.config.precision, runtime.device)
+            draw_pictures(cell, original, sampled, self.folder, runtime, self.progress)
         return self._record(
             status="done",
             metrics=metrics,

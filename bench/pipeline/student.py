@@ -12,6 +12,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from torch import nn
 
 from tractbench.config.fields import RunConfig
@@ -33,6 +34,7 @@ from tractbench.teachers.load import Teacher, new_denoiser
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.distillation import Distillation
 from tractbench.training.loop import distill
+from tractbench.training.numerics import sampled_in
 from tractbench.training.phases import plan_phases
 from tractbench.training.state import LossPoint
 
@@ -50,7 +52,7 @@ def teacher_ends(cell: Cell, teacher: Teacher, store: Store, progress: Progress,
     """Return where the teacher's own sampler leads, computed once a store."""
     ends = TeacherEnds(
         store.cache,
-        Stoppable(teacher.denoiser, runtime.stop, "nothing was recorded"),
+        Stoppable(_sampled(cell, teacher.denoiser, runtime), runtime.stop, "nothing was recorded"),
         cell.teacher_hash,
         cell.process,
         cell.dataset.shape,
@@ -64,6 +66,10 @@ def teacher_ends(cell: Cell, teacher: Teacher, store: Store, progress: Progress,
     )
     ends.prepare()
     return ends
+
+
+def _sampled(cell: Cell, denoiser: Denoiser, runtime: Runtime) -> Denoiser:
+    return sampled_in(denoiser, cell.config.precision, runtime.device)
 
 
 def make_student(
@@ -86,7 +92,7 @@ def make_student(
         RunFailedError: the loss is not finite.
     """
     if not cell.method.trains:
-        error = ends.error(teacher.denoiser, cell.steps, cell.method.sampler())
+        error = ends.error(_sampled(cell, teacher.denoiser, runtime), cell.steps, cell.method.sampler())
         shown = DistillationError(phase=0, start=cell.full_steps, end=cell.steps, error=error)
         return Student(teacher.denoiser, Training(), (shown,))
     folder = store.student_folder(cell.student)
@@ -112,7 +118,7 @@ def load_student(path: Path, student: str, cell: Cell, teacher: Teacher) -> Stud
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise DamagedFileError(f"{path} does not fit its network; delete it to train again") from error
-    errors = tuple(DistillationError.model_validate(error) for error in header["distillation_errors"])
+    errors = TypeAdapter(tuple[DistillationError, ...]).validate_python(header["distillation_errors"])
     return Student(network, Training.model_validate(header["training"]), errors)
 
 
@@ -120,7 +126,7 @@ def _found(cell: Cell, teacher: Teacher, folder: Path, name: str, progress: Prog
     found = load_student(folder / STUDENT, cell.student, cell, teacher)
     training = found.training
     if training.reused_from == name:  # this very run trained it before
-        training = training.model_copy(update={"reused_from": None})
+        training = training.model_copy(update={"reused_from": None, "environment": {}})
     else:
         progress.message(f"using the student of {training.reused_from}")
     denoiser = found.denoiser
@@ -149,7 +155,7 @@ def _trained(
         checkpoints,
         progress,
         stop=runtime.stop,
-        error=lambda student, phase: ends.error(student, phase.end, method.sampler()),
+        error=lambda student, phase: ends.error(_sampled(cell, student, runtime), phase.end, method.sampler()),
         checkpoint_every=runtime.checkpoint_every,
     )
     errors = tuple(
@@ -163,11 +169,11 @@ def _trained(
         images=distilled.images,
         seconds=distilled.seconds,
         nonfinite_gradients=distilled.nonfinite_gradients,
-        environment=environment(runtime.device),
     )
+    for_others = {"reused_from": name, "environment": environment(runtime.device)}
     header = {
         "student": cell.student,
-        "training": training.model_dump(mode="json") | {"reused_from": name},
+        "training": training.model_dump(mode="json") | for_others,
         "distillation_errors": [error.model_dump() for error in errors],
     }
     write_atomic(folder / LOSSES, loss_table(distilled.losses))

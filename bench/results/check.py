@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tractbench.errors import DamagedFileError, StoreError
+from tractbench.io.tensors import load_tensors
 from tractbench.progress import Progress
 from tractbench.results.format1 import read_table
 from tractbench.results.index import INDEX
@@ -16,7 +17,6 @@ from tractbench.results.migrate import NewerRecordError
 from tractbench.results.record import Record, counting
 from tractbench.results.store import FORMAT, STUDENT, STUDENTS, Store, student_file
 from tractbench.results.upgrade import upgrade
-from tractbench.io.tensors import load_tensors
 
 DAMAGED = "damaged"
 """Where repairing puts what it takes out of the store."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tractbench.errors import TractbenchError
 from tractbench.io.files import write_atomic
+from tractbench.io.tensors import load_tensors, tensors_digest
 from tractbench.progress import Progress
 from tractbench.results.locks import exclusive
 from tractbench.results.record import Record
 from tractbench.results.store import CHECKPOINT, CONFIG, LOSSES, RECORD, STUDENT, Store, student_file
-from tractbench.io.tensors import load_tensors, tensors_digest
 
 STUDENT_FILES = (LOSSES, STUDENT)
 """In the order they are copied: weights last, since a folder that has them is complete."""

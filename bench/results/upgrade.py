@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from tractbench.errors import DamagedFileError, StoreError
 from tractbench.io.files import file_sha256, write_atomic
 from tractbench.progress import Progress

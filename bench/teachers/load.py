@@ -87,7 +87,7 @@ def load_card(card: TeacherCard, folder: Path, process: Process) -> nn.Module:
                 f"teacher '{card.name}' knows noise levels {scheme.sigma_min:.3g} to {scheme.sigma_max:.3g}, process "
                 f"'{process.name}' has {process.sigma_min:.3g} to {process.sigma_max:.3g}; choose another teacher"
             )
-    return denoiser
+    return denoiser.requires_grad_(False).eval()
 
 
 def new_denoiser(preset: NetworkPreset, process: Process, random: torch.Generator) -> nn.Module:
