@@ -18,7 +18,7 @@ def given_settings(config: RunConfig) -> dict[str, object]:
     given: dict[str, object] = {"method": config.method, "dataset": config.dataset, "tier": config.tier}
     given["nfe"] = config.nfe
     wanted = config.model_dump(exclude={"options"}) | config.options
-    for name in ("process", "schedule", "grid_steps"):  # what others follow from, one after the other
+    for name in ("process", *config.options, "schedule", "grid_steps"):  # what others follow from, one after the other
         if _differs(given, wanted, name):
             given[name] = wanted[name]
     usual = _resolved(given)
