@@ -141,9 +141,7 @@ def check_schedule(schedule: Schedule, grid_steps: int) -> None:
     if len(schedule) < 2:
         end = min(nearest_divisor(grid_steps, max(1, e)) for e in (*schedule, grid_steps))
         end = max(1, min(end, grid_steps // 2))
-        raise ValueError(
-            f"schedule {join(schedule)}: it needs a start and an end; try {grid_steps},{end}"
-        )
+        raise ValueError(f"schedule {join(schedule)}: it needs a start and an end; try {grid_steps},{end}")
     chain = (grid_steps, *schedule)
     for before, entry in pairwise(chain):
         if before % entry:
