@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import DamagedFileError
-from tractbench.evaluation.images import SampleSet
+from tractbench.evaluation.sample_set import SampleSet
 from tractbench.evaluation.sampling import sample
 from tractbench.pipeline.run import final_network
 from tractbench.registry import load_dataset, load_method
