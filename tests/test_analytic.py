@@ -9,7 +9,7 @@ import tractbench.training.distillation as engine
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.diffusion.analytic import MixtureDenoiser
-from tractbench.diffusion.denoiser import CountingDenoiser, X0Denoiser
+from tractbench.diffusion.denoiser import CountingDenoiser, X0Denoiser, on_device
 from tractbench.diffusion.processes import VE, VP
 from tractbench.errors import ConfigError
 from tractbench.evaluation.exact_scorer import ExactScorer
@@ -113,6 +113,16 @@ def test_denoiser_and_score_obey_tweedies_formula(process, u, name):
     expected = (x + sigma**2 * score) / alpha  # alpha E[x0 | x] = x + sigma^2 grad log p(x)
     found = data.exact_denoiser(process)(x[:, :, None, None], column(u).expand(20)).flatten(1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_denoisers_are_moved_whatever_they_are():
+    exact = load_dataset("gaussian:3").exact_denoiser(VP())
+    on_meta = on_device(exact, "meta")
+    assert {t.device.type for t in vars(on_meta).values() if isinstance(t, torch.Tensor)} == {"meta"}
+    assert {t.device.type for t in vars(exact).values() if isinstance(t, torch.Tensor)} == {"cpu"}
+    network = X0Denoiser(torch.nn.Linear(1, 1), VP())
+    assert next(on_device(network, "meta").parameters()).device.type == "meta"
+    assert on_device(scales, "meta") is scales  # a function holds no tensors
 
 
 # the data sets

@@ -284,3 +284,9 @@ def test_a_teacher_for_other_images_is_refused_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"does not fit images of shape \(1, 8, 8\)") as caught:
         load_teacher(str(tmp_path / "mine.toml"), Digits(), "vp", 1024)
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_of_another_process_than_its_parameterisation_is_refused(tmp_path):
+    written(tmp_path, process="vp", parameterisation="edm")
+    with pytest.raises(ConfigError, match="parameterisation 'edm' is for process 've', not 'vp'"):
+        load_teacher(str(tmp_path / "mine.toml"), Digits(), "vp", 1024)

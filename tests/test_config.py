@@ -175,6 +175,68 @@ def test_schedules_may_repeat_an_entry_or_exceed_the_grid(schedule):
     assert config(schedule=schedule).schedule == schedule
 
 
+CUT = [
+    ("tract", 16, 1, (16, 1)),
+    ("tract", 16, 8, (16, 8)),
+    ("tract", 32, 1, (32, 1)),
+    ("tract", 64, 1, (64, 32, 1)),
+    ("tract", 2048, 1, (1024, 32, 1)),
+    ("btd", 16, 1, (16, 8, 4, 2, 1)),
+    ("btd", 16, 4, (16, 8, 4)),
+    ("tract_edm", 16, 1, (16, 1)),
+    ("tract_edm", 16, 4, (16, 4)),
+]
+
+
+@pytest.mark.parametrize(("method", "grid", "nfe", "schedule"), CUT)
+def test_a_methods_own_schedule_is_cut_to_the_grid(monkeypatch, method, grid, nfe, schedule):
+    given = resolve({"method": method, "dataset": "digits", "nfe": nfe, "grid_steps": grid})[0]
+    assert (given.schedule, given.grid_steps) == (schedule, grid)
+    monkeypatch.setattr(Digits, "workload", with_grid(grid))
+    assert resolve({"method": method, "dataset": "digits", "nfe": nfe})[0].schedule == schedule
+
+
+def with_grid(grid):
+    workload = load_dataset("digits").workload
+    tiers = {name: {**tier, "grid_steps": grid} for name, tier in workload.tiers.items()}
+    return workload.model_copy(update={"tiers": tiers})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "grid"), [("1024,32,1", 1024), ("16,4,1", 16), ("8,1", 16), ("32,1", 32), ("1,1", 16), ("12,4", 12)]
+)
+def test_a_given_schedule_moves_the_tiers_grid_to_its_start_if_it_must(monkeypatch, schedule, grid):
+    monkeypatch.setattr(Digits, "workload", with_grid(16))
+    for method in ("tract", "tract_edm"):
+        run = resolve({"method": method, "dataset": "digits", "schedule": schedule})[0]
+        assert (run.schedule, run.grid_steps) == (parse_integers(schedule), grid)
+
+
+def test_a_given_grid_is_never_moved():
+    assert "try 16,1" in refusal({"method": "tract", "dataset": "digits", "schedule": "32,1", "grid_steps": 16})
+    assert config(schedule="8,1", grid_steps=16).grid_steps == 16
+
+
+def test_the_student_of_an_exact_teacher_starts_with_a_repeated_entry_of_a_cut_schedule():
+    run = resolve({"method": "tract", "dataset": "mixture2d", "grid_steps": 16})[0]
+    assert run.schedule == (16, 16, 1)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet64"])
+@pytest.mark.parametrize(
+    ("method", "schedule"), [("tract", (16, 1)), ("btd", (16, 8, 4, 2, 1)), ("tract_edm", (16, 1)), ("ddim", ())]
+)
+def test_the_smoke_tiers_teacher_takes_few_steps(dataset, method, schedule):
+    run = resolve({"method": method, "dataset": dataset, "tier": "smoke"})[0]
+    assert (run.schedule, run.grid_steps) == (schedule, 16)
+
+
+def test_a_solver_is_one_of_the_processes():
+    ddim = {"method": "ddim", "dataset": "digits", "solver": "heun", "nfe": 15}
+    assert "'heun' is not for process 'vp'; leave it out, or add --process ve" in refusal(ddim)
+    assert resolve(ddim | {"process": "ve"})[1].sampler() == "heun"
+
+
 @pytest.mark.parametrize("nfe", [1, 2, 16, 1024])
 def test_untrained_methods_sample_in_any_number_of_steps_that_divides_the_grid(nfe):
     run = resolve({"method": "ddim", "dataset": "digits", "nfe": nfe})[0]

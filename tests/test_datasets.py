@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -5,9 +7,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from tractbench.datasets.base import Dataset
 from tractbench.datasets.digits import Digits
-from tractbench.errors import ConfigError
+from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.registry import dataset_names, load_dataset
+
+BROUGHT = ("cifar10", "imagenet64")  # their images are the user's: test_data.py makes some
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +85,20 @@ def test_fingerprint_is_that_of_the_data():
     assert len(Digits().fingerprint) == 64
 
 
+class Unlisted(Digits):
+    """The digits as a plugin would bring them, without a manifest."""
+
+    contents = Dataset.contents
+    train_labels = None
+
+
+@pytest.fixture(scope="module")
+def unlisted():
+    return Unlisted()
+
+
 def changed(attribute, change):
-    dataset = Digits()
+    dataset = Unlisted()
     setattr(dataset, attribute, change(getattr(dataset, attribute).clone()))
     return dataset
 
@@ -97,29 +114,65 @@ def one_pixel_up(images):
     [one_pixel_up, lambda x: x[:-1], lambda x: x.flip(0), lambda x: x.mT],
     ids=["pixel", "fewer", "order", "turn"],
 )
-def test_fingerprint_changes_with_the_data(digits, attribute, change):
-    assert changed(attribute, change).fingerprint != digits.fingerprint
+def test_fingerprint_changes_with_the_data(unlisted, attribute, change):
+    assert changed(attribute, change).fingerprint != unlisted.fingerprint
 
 
-def test_fingerprint_changes_where_the_split_moves(digits):
-    dataset = Digits()
+def test_fingerprint_changes_with_the_labels(unlisted):
+    def labelled(labels):
+        dataset = Unlisted()
+        dataset.train_labels = labels
+        return dataset.fingerprint
+
+    labels = unlisted.classifier_labels()[0]
+    other = torch.cat([(labels[:1] + 1) % 10, labels[1:]])
+    assert len({unlisted.fingerprint, labelled(labels), labelled(other)}) == 3
+
+
+def test_fingerprint_changes_where_the_split_moves(digits, unlisted):
+    dataset = Unlisted()
     dataset.train, dataset.held_out = (
         torch.cat([digits.train, digits.held_out[:1]]),
         digits.held_out[1:],
     )
-    assert dataset.fingerprint != digits.fingerprint
+    assert dataset.fingerprint != unlisted.fingerprint
 
 
-def test_fingerprint_changes_with_shape_name_and_levels(digits):
-    class Renamed(Digits):
-        name = "renamed"
+@pytest.mark.parametrize("base", [Digits, Unlisted])
+def test_fingerprint_changes_with_the_name_and_with_how_runs_use_the_images(base):
+    uses = [{"name": "renamed"}, {"levels": 256}, {"classes": 10}, {"flips": True}]
+    prints = {type("Other", (base,), use)().fingerprint for use in ({}, *uses)}
+    assert len(prints) == 5
 
-    class Finer(Digits):
-        levels = 256
 
-    wide = changed("train", lambda x: x.reshape(-1, 1, 4, 16))
-    prints = {dataset.fingerprint for dataset in (digits, Renamed(), Finer(), wide)}
-    assert len(prints) == 4
+def test_fingerprint_changes_with_the_shape(unlisted):
+    assert changed("train", lambda x: x.reshape(-1, 1, 4, 16)).fingerprint != unlisted.fingerprint
+
+
+def test_the_fingerprint_of_the_digits_needs_no_images():
+    code = "import sys; from tractbench.registry import load_dataset; load_dataset('digits').fingerprint; "
+    code += "sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("part", ["images", "target"])
+def test_other_digits_than_the_manifests_are_refused(monkeypatch, part):
+    other = load_digits()
+    other[part].flat[77] += 1
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: other)
+    with pytest.raises(DamagedFileError, match=r"digits \w+ of scikit-learn .*pip install .*scikit-learn=="):
+        _ = Digits().train
+
+
+def test_only_data_sets_that_are_prepared_have_files():
+    assert {name for name in dataset_names() if load_dataset(name).files} == set(BROUGHT)
+
+
+def test_what_a_data_set_has_no_recipe_for_is_said():
+    with pytest.raises(ConfigError, match="'mixture2d' has no classifier recipe"):
+        load_dataset("mixture2d").classifier()
+    with pytest.raises(ConfigError, match="no recipe for a 'vp' teacher; there is one for --tier smoke"):
+        load_dataset("imagenet64").recipe("vp")
 
 
 def test_presets_are_found_by_tier(digits):
@@ -139,9 +192,6 @@ def test_unknown_names_are_answered_with_the_nearest(digits):
 
 def test_names_are_found_whatever_their_case():
     assert isinstance(load_dataset("DIGITS"), Digits)
-
-
-BROUGHT = ("cifar10", "imagenet64")  # their images are the user's: test_data.py makes some
 
 
 @pytest.mark.parametrize("name", [name for name in dataset_names() if load_dataset(name).clips and name not in BROUGHT])

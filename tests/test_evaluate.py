@@ -12,9 +12,10 @@ from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation import inception_scorer, reference
 from tractbench.evaluation.evaluate import Settings, evaluate, protocols_of
 from tractbench.evaluation.extractors.inception import SHA256, Features
-from tractbench.evaluation.images import SampleSet, open_samples
+from tractbench.evaluation.images import open_samples
 from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import PROTOCOLS, load_protocol
+from tractbench.evaluation.sample_set import SampleSet
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 

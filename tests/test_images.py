@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation import images as module
+from tractbench.evaluation import arrays
+from tractbench.evaluation import png as png_files
 from tractbench.evaluation.images import open_samples
 
 
@@ -49,7 +50,8 @@ FORMATS = ("folder", "set.zip", "set.npz", "set.pt")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_images(tmp_path, monkeypatch, name, channels):
-    monkeypatch.setattr(module, "BATCH", 3)
+    for module in (arrays, png_files):
+        monkeypatch.setattr(module, "BATCH", 3)
     rows = pictures(channels=channels)
     found = open_samples(save(tmp_path / name, rows))
     assert (found.count, found.shape, found.floats) == (7, (channels, 8, 8), False)
@@ -93,7 +95,8 @@ def test_floats_of_another_range(tmp_path, name, low, high, remedy):
 
 
 def test_a_set_is_never_held_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 10)
+    for module in (arrays, png_files):
+        monkeypatch.setattr(module, "BATCH", 10)
     rows = pictures(400, size=64)
     for name in ("a.npz", "a.pt"):
         found = open_samples(save(tmp_path / name, rows))

@@ -6,11 +6,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from data_files import cifar_files, npz_files, pixels
+from data_files import cifar_files, npz_files, pixels, python2_pickle
 
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.cifar10 import CIFAR10
-from tractbench.datasets.formats.prepared import folder_of, open_split
+from tractbench.datasets.formats.prepared import folder_of, open_split, read_manifest
 from tractbench.datasets.imagenet64 import ImageNet64
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP
@@ -88,6 +88,43 @@ def test_the_fingerprint_of_data_that_deviate_is_their_own(tmp_path):
     path = folder_of("cifar10") / "train.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"deviation": None}))
     assert load_dataset("cifar10").fingerprint != deviating
+
+
+def test_the_fingerprint_is_the_manifests_and_opens_no_image(tmp_path):
+    CIFAR10().prepare(cifar_files(tmp_path / "files"), Progress(), allow_deviation=True)
+    before = load_dataset("cifar10").fingerprint
+    for name in ("train.pixels", "train.labels"):
+        (folder_of("cifar10") / name).unlink()
+    found = load_dataset("cifar10")
+    assert (found.fingerprint, found.deviates) == (before, read_manifest("cifar10", "train").deviation)
+    with pytest.raises(DamagedFileError, match="prepare it again"):
+        _ = found.train
+
+
+def test_runs_that_use_the_labels_or_no_mirror_images_are_of_other_data(tmp_path):
+    class Unmirrored(CIFAR10):
+        flips = False
+
+    CIFAR10().prepare(cifar_files(tmp_path / "files"), Progress(), allow_deviation=True)
+    plain, conditional = load_dataset("cifar10"), load_dataset("cifar10:conditional")
+    assert len({plain.fingerprint, conditional.fingerprint, Unmirrored().fingerprint}) == 3
+
+
+def test_labels_are_part_of_the_fingerprint(tmp_path):
+    root = cifar_files(tmp_path / "files")
+    CIFAR10().prepare(root, Progress(), allow_deviation=True)
+    before = load_dataset("cifar10:conditional").fingerprint
+    batch = {b"data": pixels(0, 4, 32).reshape(4, -1), b"labels": [9, 9, 9, 9], b"filenames": [b"x.png"] * 4,
+             b"batch_label": b"data_batch_1"}  # fmt: skip
+    (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(python2_pickle(batch))
+    CIFAR10().prepare(root, Progress(), allow_deviation=True, force=True)
+    assert load_dataset("cifar10:conditional").fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["cifar10:conditional", "imagenet64:npz", 'faces:a/b\\c"*?<>|'])
+def test_folders_have_names_that_every_system_allows(name):
+    assert not set('<>:"/\\|?*') & set(folder_of(name).name)
+    assert folder_of(name).parent.name == "data"
 
 
 @pytest.mark.parametrize("change", [{"dataset": "imagenet64:lanczos"}, {"split": "held_out"}])

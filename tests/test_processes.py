@@ -5,7 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tractbench.diffusion.processes import VP, per_sample
+from tractbench.diffusion.denoiser import PARAMETERISATIONS
+from tractbench.diffusion.preconditioning import SCHEMES
+from tractbench.diffusion.processes import PROCESSES, VE, VP, load_process, per_sample, process_of
+from tractbench.errors import ConfigError
+from tractbench.io.canonical import canonical
 
 TIMES = torch.linspace(0, 1, 1025, dtype=torch.float64)
 ANGLE = math.atan(math.exp(10)) - math.atan(math.exp(-10))  # the whole rotation, from logSNR 20 to -20
@@ -93,3 +97,49 @@ def test_per_sample_scales_each_image_by_its_own_value():
     images = torch.ones(3, 2, 4, 5)
     scaled = per_sample(torch.tensor([1.0, 2.0, 3.0]), images) * images
     assert scaled.flatten(1).unique(dim=1).flatten().tolist() == [1, 2, 3]
+
+
+# What the engine asks of any process
+
+
+@pytest.mark.parametrize("process", [VP(), VE(), VE(7), VP(log_snr_max=12.0)], ids=repr)
+def test_time_is_the_inverse_of_the_noise_to_signal_ratio(process):
+    t = torch.linspace(0, 1, 41, dtype=torch.float64)[1:] if isinstance(process, VP) else at(*range(7, 41)) / 40
+    ratio = process.sigma(t) / process.alpha(t)
+    torch.testing.assert_close(process.time(ratio), t, rtol=0, atol=1e-11)
+    torch.testing.assert_close(ratio, torch.exp(-process.log_snr(t) / 2), rtol=1e-9, atol=0)
+
+
+def test_the_ends_of_the_noise_to_signal_ratio():
+    vp, ve = VP(), VE()
+    assert float((vp.sigma(at(0)) / vp.alpha(at(0))).log()) == pytest.approx(math.log(vp.sigma_min), abs=1e-11)
+    assert float((vp.sigma(at(1)) / vp.alpha(at(1))).log()) == pytest.approx(math.log(vp.sigma_max), abs=1e-11)
+    assert [float(ve.sigma(at(t))) for t in (1 / 40, 1)] == pytest.approx([ve.sigma_min, ve.sigma_max], rel=1e-12)
+
+
+def test_every_parameterisation_belongs_to_one_process():
+    listed = [name for process in PROCESSES.values() for name in process.parameterisations]
+    assert sorted(listed) == sorted([*PARAMETERISATIONS, *SCHEMES])
+    assert {process_of(name) for name in PARAMETERISATIONS} == {VP}
+    assert {process_of(name) for name in SCHEMES} == {VE}
+    with pytest.raises(ConfigError, match="unknown parameterisation 'edn'; did you mean 'edm'"):
+        process_of("edn")
+
+
+def test_processes_are_loaded_by_name_on_a_grid():
+    assert load_process("ve", 12) == VE(12)
+    assert load_process("ve") == VE(40)
+    assert load_process("vp", 12) == load_process("vp") == VP()
+    with pytest.raises(ConfigError, match="unknown process 'vpp'; did you mean 'vp'"):
+        load_process("vpp")
+
+
+def test_a_key_holds_what_decides_and_nothing_else():
+    assert load_process("vp", 16).key == load_process("vp", 1024).key
+    others = (VP(), VP(log_snr_max=10.0), VP(log_snr_min=-10.0), VE(), VE(16), VE(sigma_min=0.01), VE(sigma_max=8.0))
+    assert len({canonical(process.key) for process in others}) == len(others)
+
+
+def test_vp_takes_no_number_of_steps():
+    with pytest.raises(TypeError):
+        VP(1024)

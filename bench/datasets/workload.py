@@ -220,7 +220,8 @@ def _read(path: Path) -> dict[str, object]:
 
 def _complaint(error: ValidationError) -> str:
     """Say in one line which key is wrong, its value and what to do."""
-    first = error.errors()[0]
+    # a misspelt key is also a missing one: say the former
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         kinds: dict[object, type[BaseModel]] = {"networks": DenoiserTable, "recipes": TeacherRecipe,

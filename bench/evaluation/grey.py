@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation.images import SampleSet
 from tractbench.evaluation.protocols import Protocol
+from tractbench.evaluation.sample_set import SampleSet
 from tractbench.progress import Task
 
 
