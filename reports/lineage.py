@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,10 @@ from tractbench.claims.claims import Claim
 from tractbench.claims.published import Published
 from tractbench.claims.rows import Cell
 from tractbench.claims.table import Table
-from tractbench.config.command import run_command
 from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
-from tractbench.config.resolve import resolve
-from tractbench.errors import ConfigError, nearest_name
 from tractbench.io.canonical import canonical
-from tractbench.reports.evidence import Evidence, gather
-from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.evidence import Evidence
+from tractbench.reports.repeat import repeat_command
 from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 
@@ -136,45 +133,6 @@ class TableLineage(_Value):
     cells: tuple[CellLineage, ...]
 
 
-def explain(
-    name: str, records: Sequence[Record], tables: Mapping[str, Table], root: Path
-) -> TableLineage | CellLineage | ClaimLineage | Record:
-    """Return everything behind a table, a cell, a claim or a run.
-
-    Args:
-        name: ``table``, ``table/row/nfe``, ``table/claim``, or a run's folder or at least eight digits of its identity.
-        records: one for each identity, oldest first.
-        tables: all of them, since claims are corrected for all of a tier.
-        root: the store's folder, to see which files are there.
-
-    Raises:
-        ConfigError: nothing has that name.
-    """
-    runs = [r for r in records if name == Path(r.folder).name or (len(name) >= 8 and r.identity.startswith(name))]
-    if runs:
-        return runs[-1]
-    cells = {cell.id: cell for table in tables.values() for cell in table.cells.values()}
-    claims = {f"{table.name}/{claim.id}": (table, claim) for table in tables.values() for claim in table.claims}
-    if name not in cells and name not in claims and name not in tables:
-        near = nearest_name(name, [*cells, *claims] if "/" in name else tables)
-        raise ConfigError(
-            f"nothing is called {name!r}{near if near.startswith('; did') else ''}; give TABLE, TABLE/ROW/NFE or "
-            "TABLE/CLAIM as 'tractbench verify' prints them, or the first eight digits of a run's identity"
-        )
-    evidence = gather(records, tables)
-    verdicts = {verdict.id: verdict for verdict in judge(tables, evidence)}
-    if name in tables:
-        table = tables[name]
-        behind = (cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in table.cells.values())
-        judged = (verdict for verdict in verdicts.values() if verdict.table == name)
-        return TableLineage(id=name, title=table.title, verdicts=tuple(judged), cells=tuple(behind))
-    if name in cells:
-        cell = cells[name]
-        return cell_lineage(tables[cell.table], cell, evidence[name], verdicts.get(name), root)
-    table, claim = claims[name]
-    return claim_lineage(table, claim, evidence, verdicts, root)
-
-
 def claim_lineage(
     table: Table, claim: Claim, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict], root: Path
 ) -> ClaimLineage:
@@ -260,10 +218,3 @@ def _run(record: Record, cell: Cell, evidence: Evidence, root: Path | None) -> R
         config=record.config.model_dump(mode="json"),
         files=tuple(present),
     )
-
-
-def repeat_command(cell: Cell, seed: int | None) -> str:
-    """Return the command that makes a cell's run with a training seed, None for a method that trains nothing."""
-    settings = {**cell.settings, "seed": seed}
-    usual = resolve({name: value for name, value in settings.items() if name != "protocol"})[0].protocol
-    return run_command(settings | {"protocol": cell.protocol if cell.protocol != usual else None})

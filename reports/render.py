@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tractbench.config.numbers import format_budget
 from tractbench.reports.chapters.chapter import Chapter
 from tractbench.reports.chapters.columns import cell_anchor
+from tractbench.reports.chart import spreadsheet_safe
+from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Document
-from tractbench.reports.figures import error_figure, loss_figure, spreadsheet_safe
 from tractbench.reports.frames import run_frame, settings_text, table_frame
 from tractbench.reports.sheet import Entry, Sheet, with_interval
 from tractbench.reports.verdicts.verdict import Compared

@@ -18,6 +18,7 @@ from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
+from tractbench.registry import load_dataset
 from tractbench.training.phases import plan_phases
 
 

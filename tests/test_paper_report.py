@@ -20,8 +20,10 @@ import tractbench as package
 from tractbench.claims.loading import load_tables, shipped_tables
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, StoreError
+from tractbench.reports.chart import Chart, Mark
+from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Selection, compose
-from tractbench.reports.figures import Chart, Mark, _style, error_figure, loss_figure
+from tractbench.reports.drawing import style
 from tractbench.reports.frames import CELL_COLUMNS, RUN_COLUMNS, SCORE_COLUMNS
 from tractbench.reports.render import render_html, render_markdown
 from tractbench.reports.sheet import Notes, Sheet, with_interval
@@ -158,7 +160,7 @@ def test_a_figure_with_many_long_names_keeps_its_axes_and_tells_its_lines_apart(
         return [float(number) for number in re.findall(r'<rect [^>]*height="([\d.]+)"', svg)]
 
     assert max(heights(many)) == pytest.approx(max(heights(few)), rel=0.1)
-    styles = {tuple(sorted(_style(number).items())) for number in range(64)}
+    styles = {tuple(sorted(style(number).items())) for number in range(64)}
     assert len(styles) == 64
 
 
@@ -344,7 +346,7 @@ def test_no_text_of_a_csv_is_a_formula(tractbench, store, tmp_path):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_command_that_repeats_a_cell_makes_that_cell(name):
-    from tractbench.reports.lineage import repeat_command
+    from tractbench.reports.repeat import repeat_command
 
     for cell in TABLES[name].cells.values():
         trained = bool(resolve(cell.settings)[0].schedule)

@@ -10,7 +10,8 @@ import pytest
 from tractbench.claims.loading import load_tables
 from tractbench.config.resolve import resolve
 from tractbench.reports.document import Selection, compose
-from tractbench.reports.latex import escape_latex, latex_tables
+from tractbench.reports.latex.document import latex_tables
+from tractbench.reports.latex.text import escape_latex
 from tractbench.reports.render import render_csv, render_html, render_markdown
 from tractbench.reports.sheet import with_spread
 from tractbench.results.record import DistillationError, Metric, Record, RecordedConfig

@@ -9,7 +9,8 @@ from test_paper_report import HOSTILE, SCORES, TABLES, hostile_tables
 
 from tractbench.config.resolve import resolve
 from tractbench.reports.document import Selection, compose
-from tractbench.reports.latex import LATEX, PACKAGES, escape_latex, latex_tables, write_latex
+from tractbench.reports.latex.document import PACKAGES, latex_tables, write_latex
+from tractbench.reports.latex.text import LATEX, escape_latex
 from tractbench.reports.render import render_html
 from tractbench.results.store import Store
 

@@ -37,8 +37,8 @@ def explain(
       tractbench explain digits | sed -n 's/^  repeat  *//p'
     """
     from tractbench.claims.loading import load_tables
+    from tractbench.reports.explain import explain as explained
     from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
-    from tractbench.reports.lineage import explain as explained
 
     known = load_tables(tables)
     store = store_or_note(runs)

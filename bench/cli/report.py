@@ -74,8 +74,9 @@ def _write(
     """Make a report; return the file it went to, or the text that is for standard output."""
     from tractbench.claims.loading import load_tables
     from tractbench.io.files import write_atomic
-    from tractbench.reports import latex, render
+    from tractbench.reports import render
     from tractbench.reports.document import Selection, compose
+    from tractbench.reports.latex.document import latex_tables, write_latex
     from tractbench.results.store import Store
 
     selection = Selection(table, every, tier, dataset)
@@ -88,12 +89,12 @@ def _write(
     gc.freeze()  # what was read stays to the end of the process: no use in looking through it for garbage
     path = out or DEFAULT_PATHS.get(output)
     if output == "latex" and path is not None and str(path) != "-" and path.suffix != ".tex":
-        latex.write_latex(document, path, command)
+        write_latex(document, path, command)
         return path / "report.tex"
     if output == "html":
         text = render.render_html(document, command)
     elif output == "latex":
-        text = latex.latex_tables(document.every_sheet, command)
+        text = latex_tables(document.every_sheet, command)
     else:
         text = render.render_markdown(document) if output == "markdown" else render.render_csv(document)
     if path is None or str(path) == "-":

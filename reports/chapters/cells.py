@@ -7,7 +7,7 @@ from tractbench.claims.rows import Cell
 from tractbench.reports.chapters.captions import caption
 from tractbench.reports.chapters.columns import columns, entries, has_budget
 from tractbench.reports.chapters.subject import Subject
-from tractbench.reports.figures import axis_text
+from tractbench.reports.chart import axis_text
 from tractbench.reports.sheet import Entry, Notes, Sheet, slug
 
 

@@ -13,8 +13,8 @@ from tractbench.reports.chapters.cells import axis_sheet, main
 from tractbench.reports.chapters.charts import against_nfe, axis_chart, errors_by_phase
 from tractbench.reports.chapters.claims import claims
 from tractbench.reports.chapters.subject import Subject
+from tractbench.reports.chart import Chart
 from tractbench.reports.evidence import Evidence
-from tractbench.reports.figures import Chart
 from tractbench.reports.sheet import Sheet, slug
 from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record

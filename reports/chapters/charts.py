@@ -9,7 +9,7 @@ from tractbench.claims.axes import Axis
 from tractbench.claims.rows import Cell
 from tractbench.reports.chapters.captions import sentence
 from tractbench.reports.chapters.subject import Subject
-from tractbench.reports.figures import Chart, Mark
+from tractbench.reports.chart import Chart, Mark
 from tractbench.reports.sheet import slug
 from tractbench.results.statistics import difference
 

@@ -1,28 +1,17 @@
-"""Figures of a report: SVG for pages, PDF for papers, and the numbers behind them."""
+"""A chart of scores: what is on it, in words, as numbers, and drawn."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import pandas as pd
-
 from tractbench.config.numbers import format_budget
-from tractbench.results.record import DistillationError
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#9A7B00", "#56A0D3", "#8A5FBF", "#777777")
-"""After Okabe and Ito, for those who see colours differently; of a lightness that stands out on white and on black."""
-
-MARKERS = "os^DvPX*"
-
-WIDTH, HEIGHT = 5.5, 2.9
-"""Of a figure without its legend, in inches."""
+from tractbench.reports import drawing
 
 
 @dataclass(frozen=True)
@@ -106,11 +95,11 @@ class Chart:
     @property
     def svg(self) -> str:
         """The figure as SVG that takes its text colour from the page."""
-        return _svg(self._draw)
+        return drawing.svg(self._draw)
 
     def pdf(self, path: Path) -> None:
         """Write the figure as PDF."""
-        _pdf(self._draw, path)
+        drawing.pdf(self._draw, path)
 
     @property
     def caption(self) -> str:
@@ -130,7 +119,7 @@ class Chart:
         kinds = len(self.lines) * (1 + compared)
         step = min(4, 130 / len(places) / kinds)  # points between lines: together less than half of a place's room
         for index, marks in enumerate(self.lines.values()):
-            style = _style(index)
+            style = drawing.style(index)
             for published in (True, False):
                 points = [(mark, _value(mark, published)) for mark in marks]
                 kept = [(mark, value) for mark, value in points if value is not None]
@@ -148,7 +137,7 @@ class Chart:
         axes.set(xlabel=self.x_title, ylabel=self.y_title)
         if shown and max(shown) > 2.5 * min(shown) > 0:
             axes.set_yscale("log")
-            _plain_ticks(axes.yaxis)
+            drawing.plain_ticks(axes.yaxis)
         self._ticks(axes, places)
         axes.grid(axis="y", linewidth=0.4, alpha=0.4)
         self._legend(axes.figure, compared)
@@ -170,7 +159,7 @@ class Chart:
         from matplotlib.lines import Line2D
 
         names = [fill(line, 32) for line in self.lines] if len(self.lines) > 1 else []
-        handles = [Line2D([], [], label=name, markersize=5, **_style(i)) for i, name in enumerate(names)]
+        handles = [Line2D([], [], label=name, markersize=5, **drawing.style(i)) for i, name in enumerate(names)]
         if compared:
             key: dict[str, Any] = {"color": "#777777", "marker": "o", "markersize": 5}
             handles += [
@@ -182,7 +171,7 @@ class Chart:
         widest = max(len(part) for handle in handles for part in str(handle.get_label()).split("\n"))
         columns = max(1, min(3, len(handles), 78 // (widest + 8)))
         lines = max(1, *(name.count("\n") + 1 for name in names)) if names else 1
-        figure.set_figheight(HEIGHT + 0.1 + 0.17 * lines * -(-len(handles) // columns))
+        figure.set_figheight(drawing.HEIGHT + 0.1 + 0.17 * lines * -(-len(handles) // columns))
         figure.legend(handles=handles, frameon=False, fontsize=8, loc="lower center", ncols=columns)
 
     def _ticks(self, axes: Any, places: dict[float | str, int]) -> None:
@@ -198,12 +187,6 @@ class Chart:
         axes.minorticks_off()
         if self.scale == "steps":
             axes.invert_xaxis()
-
-
-def _style(index: int) -> dict[str, Any]:
-    """Return colour and marker of a line; sixty-four lines have different ones."""
-    rounds, place = divmod(index, len(PALETTE))
-    return {"color": PALETTE[place], "marker": MARKERS[(place + rounds) % len(MARKERS)]}
 
 
 def axis_text(setting: str, x: float | str) -> str:
@@ -247,88 +230,3 @@ def _bars(kept: Sequence[tuple[Mark, float]], published: bool) -> list[list[floa
         [value - low for (low, _), (_, value) in zip(ends, kept, strict=True)],
         [high - value for (_, high), (_, value) in zip(ends, kept, strict=True)],
     ]
-
-
-def _plain_ticks(axis: Any) -> None:
-    """Label a logarithmic axis with plain numbers, as many as there is room for."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    digits = (1.0,) if high / low > 200 else (1.0, 2.0, 5.0) if high / low > 8 else (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
-    axis.set_major_locator(LogLocator(subs=digits))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def loss_figure(table: Path) -> str:
-    """Return a loss curve over training images, one line a phase, as SVG that takes its text colour from the page.
-
-    Args:
-        table: CSV with step, phase, images and loss.
-    """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    losses = pd.read_csv(table)
-    losses["images"] /= 1024
-
-    def draw(axes: Any) -> None:
-        for phase, points in losses.groupby("phase"):
-            axes.plot(points["images"], points["loss"], linewidth=1, label=f"phase {phase}")
-        axes.set(xlabel="training images", ylabel="loss", yscale="log")
-        _plain_ticks(axes.yaxis)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 8]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}K"))
-        axes.legend(frameon=False, ncols=2, fontsize=8)
-
-    return _svg(draw)
-
-
-def error_figure(errors: Sequence[DistillationError]) -> str:
-    """Return the distance to the teacher's full sampler after each phase, as SVG."""
-
-    def draw(axes: Any) -> None:
-        axes.plot([e.phase for e in errors], [e.error for e in errors], marker="o", markersize=4, linewidth=1)
-        axes.set(xlabel="after the phase to so many steps", ylabel="mean squared distance", yscale="log")
-        _plain_ticks(axes.yaxis)
-        axes.set_xticks([e.phase for e in errors], [str(e.end) for e in errors])
-
-    return _svg(draw)
-
-
-def _svg(draw: Callable[[Any], None]) -> str:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    text = io.StringIO()
-    _save(draw, FigureCanvasSVG, text, "svg", {"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
-
-
-def _pdf(draw: Callable[[Any], None], path: Path) -> None:
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-
-    _save(draw, FigureCanvasPdf, path, "pdf", {"CreationDate": None, "Creator": None, "Producer": None})
-
-
-def _save(draw: Callable[[Any], None], canvas: Any, target: Any, form: str, metadata: dict[str, None]) -> None:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tractbench",
-        "font.family": "sans-serif",
-        "pdf.fonttype": 42,
-        "text.parse_math": False,
-    }
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=(WIDTH, HEIGHT))
-        canvas(figure)
-        axes = figure.subplots()
-        draw(axes)
-        # margins in inches: a layout engine would draw everything once more to measure it
-        height = figure.get_figheight()
-        legend = height - HEIGHT
-        figure.subplots_adjust(0.68 / WIDTH, (0.5 + legend) / height, 1 - 0.12 / WIDTH, 1 - 0.1 / height)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(target, format=form, transparent=True, metadata=metadata)
