@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import distribution, entry_points, packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +27,7 @@ SHARED = frozenset({"base", "workload"})
 """Modules beside the components that are none themselves."""
 
 
+@cache
 def _built_in(package: str) -> dict[str, str]:
     path = importlib.import_module(package).__path__
     modules = (module.name for module in pkgutil.iter_modules(path) if module.name not in SHARED and not module.ispkg)

@@ -101,7 +101,7 @@ def bits_of(config, method):
 
 BASES = {
     "two phases": {},
-    "one phase": {"schedule": (8, 2), "budget": 24},
+    "one phase": {"schedule": (4, 2), "budget": 24},
     "one step a phase": {"budget": 16},
     "own momentum": {"mu_i": 0.9},
     "gradients only mended": {"gradients": "replace_nonfinite"},

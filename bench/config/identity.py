@@ -63,7 +63,10 @@ def idle_fields(config: RunConfig, method: Method) -> frozenset[str]:
     """Return the training fields that have no effect under the others."""
     phases = method.phases(config.schedule)
     steps = config.budget // config.batch
-    last = steps - (len(phases) - 1) * (config.budget // (config.batch * len(phases)))  # the longest phase
+    each = config.budget // (config.batch * len(phases))
+    last = steps - (len(phases) - 1) * each  # the longest phase
+    moves = [config.student is not None and phase.group == 1 for phase in phases]
+    afresh = [move and True not in moves[:index] for index, move in enumerate(moves)]  # another network starts afresh
     idle = set()
     if config.gradients != "clip_norm":
         idle.add("clip_norm")
@@ -73,17 +76,16 @@ def idle_fields(config: RunConfig, method: Method) -> frozenset[str]:
         idle.add("warmup")
     if last == 1:
         idle.add("lr_schedule")
-    if not method.self_teacher:
-        idle.add("mu_s")
-    if not _continues(config, method):
+    if all(afresh[1:]):
         idle |= {"ema_reset", "phase_start"}
+    together = longest = 0  # steps that one self-teacher lives for
+    for index in range(len(phases)):
+        reset = afresh[index] or config.phase_start == "from_teacher"
+        together = (0 if reset else together) + (last if index == len(phases) - 1 else each)
+        longest = max(longest, together)
+    if not method.self_teacher or longest <= 2:  # its first update copies the student, whatever the momentum
+        idle.add("mu_s")
     return frozenset(idle)
-
-
-def _continues(config: RunConfig, method: Method) -> bool:
-    """Whether any phase goes on with the network of the one before it: another network starts afresh anyway."""
-    moves = [config.student is not None and phase.group == 1 for phase in method.phases(config.schedule)]
-    return any(not move or True in moves[:index] for index, move in enumerate(moves) if index > 0)
 
 
 def training_form(config: RunConfig, method: Method) -> dict[str, object]:

@@ -7,6 +7,7 @@ import json
 import struct
 import tomllib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,12 +115,19 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
     """
     path = Path(name_or_path) if name_or_path.endswith(".toml") else _card_path(name_or_path)
     try:
-        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))), path.parent
+        found = path.stat()
+        return _parsed(path, kind, found.st_mtime_ns, found.st_size), path.parent
     except OSError as error:
         raise ConfigError(f"cannot read card {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
         reason = str(error).splitlines()
         raise ConfigError(f"{path} is not a {kind.__name__}: {' '.join(reason[1:3]) or reason[0]}") from error
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, kind: type[AnyCard], *_stamp: int) -> AnyCard:
+    """Read a card, once while its file stays as it is."""
+    return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
 def _card_path(name: str) -> Path:
