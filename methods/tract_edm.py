@@ -24,7 +24,9 @@ class TRACTEDM(Method):
     self_teacher: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, object]] = {"lr": 1e-3, "gradients": "replace_nonfinite"}
 
-    clip_target: bool = Field(True, description="clip x0 to [-1, 1] while building targets; never inside an RK step")
+    clip_target: bool = Field(
+        True, description="clip x0 to [-1, 1] while building targets; never inside an RK step nor where t' = 0"
+    )
     teacher_solver: Literal["rk", "ddim_ve"] = Field(
         "rk", description="the teacher's step: rk (Heun, two evaluations) or ddim_ve (Euler, one)"
     )
@@ -47,9 +49,9 @@ class TRACTEDM(Method):
 
         unclipped = nets.teacher(x_t, times.t, labels)
         x0 = unclipped.clamp(-limit, limit)
+        last = times.t_next == 0  # the target is then the teacher's x0 as it is, clipped or not elsewhere, as released
         if phase.group == 1:
-            return Target(x0, weight)
-        last = times.t_next == 0
+            return Target(torch.where(per_sample(last, x_t), unclipped, x0), weight)
         t_next = torch.where(last, times.t, times.t_next)  # no network is asked at sigma = 0; those rows are replaced
         if rk:
             x_next = heun_step(nets.teacher, process, x_t, times.t, t_next, labels, unclipped)
@@ -59,7 +61,7 @@ class TRACTEDM(Method):
         x_jump = ddim_step(process, x_next, x0_next, t_next, times.t_end)
         x_end = torch.where(per_sample(times.t_next == times.t_end, x_t), x_next, x_jump)
         x0_target = ddim_inverse(process, x_t, x_end, times.t, times.t_end)
-        return Target(torch.where(per_sample(last, x_t), x0, x0_target), weight)
+        return Target(torch.where(per_sample(last, x_t), unclipped, x0_target), weight)
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Squared L2, mean over pixels; with the weight of the target it is 1 in F-space."""

@@ -21,7 +21,7 @@ from tractbench.methods.tract import TRACT
 from tractbench.methods.tract_edm import TRACTEDM
 from tractbench.nets.build import build_network
 from tractbench.seeds import generator
-from tractbench.training.loop import Distillation
+from tractbench.training.distillation import Distillation
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -296,8 +296,12 @@ def test_tract_edm_is_tract_in_rescaled_coordinates(start, end, clip):
     ve = TRACTEDM(clip_target=clip, teacher_solver="ddim_ve").target(
         ve_batch, phase, Nets(rescaled(curved), rescaled(self_teacher), unused)
     )
+    # the teacher's last step is TRACT-EDM's own: its x0 is never clipped; TRACT's is where clipping is asked for
+    last = batch.times.t_next == 0
+    expected = vp.x0.clone()
+    expected[last] = curved(batch.x_t, batch.times.t)[last]
     # at t = 1 the coordinates are divided by alpha = 4.5e-5
-    assert_near(ve.x0, vp.x0, 1e-9)
+    assert_near(ve.x0, expected, 1e-9)
 
 
 @pytest.mark.parametrize(("start", "end"), [(2, 1), (8, 4), (1024, 512)])
@@ -337,11 +341,12 @@ def test_a_repeated_entry_is_regression_on_the_teachers_x0(case, steps):
     assert_near(target, curved(batch.x_t, batch.times.t))
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("solver", ["rk", "ddim_ve"])
 @pytest.mark.parametrize(("start", "end"), [(40, 1), (40, 20)])
-def test_no_network_is_asked_at_sigma_zero(solver, start, end):
+def test_no_network_is_asked_at_sigma_zero_and_the_teachers_x0_is_never_clipped_there(solver, start, end, clip):
     phase, process = Phase(start, end), VE()
-    method = TRACTEDM(teacher_solver=solver)
+    method = TRACTEDM(teacher_solver=solver, clip_target=clip)
     batch = batch_at(every_time(method, phase), process)
     last = batch.times.t_next == 0
     assert bool(last.any())
@@ -357,8 +362,20 @@ def test_no_network_is_asked_at_sigma_zero(solver, start, end):
     target = method.target(batch, phase, Nets(teacher, self_teacher, unused))
     assert bool(target.x0.isfinite().all())
     assert bool(target.weight.isfinite().all())
-    x0 = curved(batch.x_t, batch.times.t)[last]
-    assert torch.equal(target.x0[last], x0.clamp(-1, 1))
+    assert torch.equal(target.x0[last], curved(batch.x_t, batch.times.t)[last])
+
+
+@pytest.mark.parametrize(("clip", "limit"), [(False, 3.0), (True, 1.0)])
+def test_a_repeated_entry_of_tract_edm_is_clipped_but_where_it_ends_at_sigma_zero(clip, limit):
+    phase = Phase(4, 4)
+    batch = batch_at(every_time(TRACTEDM(), phase), VE(4))
+
+    def large(x, t, labels=None):
+        return torch.full_like(x, 3.0)
+
+    found = TRACTEDM(clip_target=clip).target(batch, phase, Nets(large, broken, unused)).x0
+    expected = torch.where(batch.times.t_next == 0, 3.0, limit).double().reshape(-1, 1, 1, 1).expand_as(found)
+    assert_near(found, expected)
 
 
 @pytest.mark.parametrize("solver", ["rk", "ddim_ve"])
@@ -459,7 +476,8 @@ CLASSES = 5
 
 def conditional_distillation():
     arguments = {"channels": 1, "size": 2, "width": 8, "blocks": 1, "embedding": 4, "classes": CLASSES}
-    teacher = Watched(build_network("mlp", arguments, generator("tests", "conditional")), VP()).eval()
+    teacher = Watched(build_network("mlp", arguments, generator("tests", "conditional")), VP())
+    teacher.requires_grad_(False).eval()
     labels = torch.arange(20) % (CLASSES - 1)  # no image of the last class
     images = (labels / 10)[:, None, None, None].expand(20, 1, 2, 2)  # the class can be read off an image
     config = RunConfig(
