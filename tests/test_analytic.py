@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import tractbench.training.loop as engine
+import tractbench.training.distillation as engine
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.diffusion.analytic import MixtureDenoiser
@@ -20,7 +20,8 @@ from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.registry import load_dataset
 from tractbench.seeds import generator
-from tractbench.training.loop import Distillation
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
 
 PROCESSES = [VP(), VE()]
 TIMES = [0.05, 0.3, 0.5, 0.8, 1.0]
@@ -278,7 +279,7 @@ SIZES = {"teacher": 8, "small": 4}
 
 def network(name):
     arguments = {"channels": 1, "size": 2, "width": SIZES[name], "blocks": 1, "embedding": 4}
-    return X0Denoiser(build_network("mlp", arguments, generator("tests", name)), VP()).eval()
+    return X0Denoiser(build_network("mlp", arguments, generator("tests", name)), VP()).requires_grad_(False).eval()
 
 
 def moving_distillation(**changes):
@@ -308,7 +309,7 @@ def test_the_student_changes_its_network_at_the_repeated_entry():
     seen, averages = [], {}
     run = moving_distillation()
     while run.step < run.total:
-        averages[run.step] = weights(run.result().student)
+        averages[run.step] = weights(run.averaged())
         run.train_step()
         seen.append(sizes(run))
     # old to old, old to new, new to new; three steps in each of the three phases
@@ -328,7 +329,7 @@ def test_the_new_network_starts_from_its_own_weights_and_learns_from_the_last_av
     run.method = Watching()
     for _ in range(3):
         run.train_step()
-    average = run.result().student
+    average = run.averaged()
     run.train_step()
     phase, teacher, student, batch = starts[3]
     assert phase == Phase(4, 4)
@@ -340,16 +341,17 @@ def test_the_new_network_starts_from_its_own_weights_and_learns_from_the_last_av
 @pytest.mark.parametrize("phase_start", ["continue", "from_teacher"])
 def test_a_resumed_move_gives_the_same_bits_from_any_step(tmp_path, monkeypatch, phase_start):
     monkeypatch.setattr(engine, "LOG_EVERY", 2)
-    run = moving_distillation(phase_start=phase_start)
+    run, saved = moving_distillation(phase_start=phase_start), {}
     for step in range(run.total):
-        run.save(tmp_path / str(step), ID)
+        saved[step] = Checkpoints(tmp_path / str(step), ID)
+        saved[step].save(run.state())
         run.train_step()
     for step in range(run.total):
         resumed = moving_distillation(phase_start=phase_start)
-        assert resumed.resume(tmp_path / str(step), ID)
+        resumed.restore(saved[step].newest())
         while resumed.step < resumed.total:
             resumed.train_step()
-        assert_same_weights(weights(resumed.result().student), weights(run.result().student))
+        assert_same_weights(weights(resumed.averaged()), weights(run.averaged()))
         assert resumed.losses == run.losses
 
 

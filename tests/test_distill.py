@@ -1,6 +1,5 @@
 import copy
 import itertools
-import json
 import random
 from contextlib import contextmanager
 from functools import lru_cache
@@ -10,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-import tractbench.training.loop as engine
+import tractbench.training.distillation as engine
+import tractbench.training.loop as loop
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP, per_sample
-from tractbench.errors import DamagedFileError, InterruptedRunError, RunFailedError
-from tractbench.io.tensors import load_tensors, save_tensors
+from tractbench.errors import InterruptedRunError, RunFailedError
 from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
-from tractbench.training.loop import Distillation, distill
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
+from tractbench.training.loop import distill
 
 PHASE_STARTS, EMA_RESETS = ("continue", "from_teacher"), ("none", "phase")
 TOTAL = 11  # steps: 5 in the first phase, 6 in the second
@@ -61,7 +62,7 @@ def config(**changes):
 @lru_cache
 def network():
     arguments = {"channels": 1, "size": 2, "width": 8, "blocks": 1, "embedding": 4}
-    return X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).eval()
+    return X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).requires_grad_(False).eval()
 
 
 def images():
@@ -73,7 +74,14 @@ def distillation(method=None, flips=False, **changes):
 
 
 def trained(path, run=None, **changes):
-    return distill(run or distillation(**changes), ID, path / "checkpoint", Progress())
+    return distill(run or distillation(**changes), Checkpoints(path, ID), Progress())
+
+
+def saved_at(step, path, run):
+    """A run's checkpoint after so many steps, as if it had then been stopped."""
+    for _ in range(step):
+        run.train_step()
+    Checkpoints(path, ID).save(run.state())
 
 
 def bits(result):
@@ -126,26 +134,23 @@ class KillingTask(Task):
 @pytest.mark.parametrize("phase_start", PHASE_STARTS)
 @pytest.mark.parametrize("step", range(TOTAL + 1))
 def test_a_run_saved_at_any_step_resumes_to_the_same_bits(tmp_path, uninterrupted, step, phase_start, ema_reset):
-    first = distillation(phase_start=phase_start, ema_reset=ema_reset)
-    for _ in range(step):
-        first.train_step()
-    first.save(tmp_path / "checkpoint", ID)
+    saved_at(step, tmp_path, distillation(phase_start=phase_start, ema_reset=ema_reset))
     resumed = trained(tmp_path, phase_start=phase_start, ema_reset=ema_reset)
     assert_same(resumed, uninterrupted[phase_start, ema_reset])
 
 
 @pytest.mark.parametrize("step", range(1, TOTAL))
 def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_bits(tmp_path, monkeypatch, uninterrupted, step):
-    monkeypatch.setattr(engine, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(loop.time, "monotonic", itertools.count().__next__)  # a second passes between any two looks
     with pytest.raises(Killed):
-        distill(distillation(), ID, tmp_path / "checkpoint", KillAt(step))
+        distill(distillation(), Checkpoints(tmp_path, ID), KillAt(step), checkpoint_every=3.0)
     assert_same(trained(tmp_path), uninterrupted["continue", "none"])
 
 
 def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path, uninterrupted):
     for step in range(1, TOTAL):
         with pytest.raises(InterruptedRunError, match=f"step {step} of {TOTAL}"):
-            distill(distillation(), ID, tmp_path / "checkpoint", Progress(), stop=lambda: True)
+            distill(distillation(), Checkpoints(tmp_path, ID), Progress(), stop=lambda: True)
     assert_same(trained(tmp_path), uninterrupted["continue", "none"])
 
 
@@ -155,10 +160,7 @@ def test_every_schedule_of_rates_and_averages_resumes(tmp_path, lr_schedule, mu_
     changes = {"lr_schedule": lr_schedule, "mu_i": mu_i}
     whole = trained(tmp_path / "whole", **changes)
     for step in (2, 5, 8):
-        first = distillation(**changes)
-        for _ in range(step):
-            first.train_step()
-        first.save(tmp_path / str(step) / "checkpoint", ID)
+        saved_at(step, tmp_path / str(step), distillation(**changes))
         assert_same(trained(tmp_path / str(step), **changes), whole)
 
 
@@ -170,10 +172,7 @@ def test_a_method_without_self_teacher_resumes(tmp_path):
             return super().target(batch, phase, type(nets)(nets.teacher, nets.frozen, nets.frozen))
 
     whole = trained(tmp_path / "whole", distillation(Regression()))
-    first = distillation(Regression())
-    for _ in range(7):
-        first.train_step()
-    first.save(tmp_path / "checkpoint", ID)
+    saved_at(7, tmp_path, distillation(Regression()))
     assert_same(trained(tmp_path, distillation(Regression())), whole)
 
 
@@ -226,11 +225,28 @@ def test_the_teacher_is_not_changed(tmp_path):
     flags = [p.requires_grad for p in teacher.parameters()]
     source = images()
     run = Distillation(config(), TRACT(), VP(), teacher, source)
-    distill(run, ID, tmp_path / "checkpoint", Progress())
+    distill(run, Checkpoints(tmp_path, ID), Progress())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert [p.requires_grad for p in teacher.parameters()] == flags
     assert all(p.grad is None for p in teacher.parameters())
     assert torch.equal(source, images())
+
+
+def test_the_teacher_is_held_once():
+    teacher = copy.deepcopy(network())
+    run = Distillation(config(), TRACT(), VP(), teacher, images())
+    assert run.teacher is teacher
+    ours = {p.data_ptr() for p in teacher.parameters()}
+    assert ours.isdisjoint(p.data_ptr() for p in run.student.parameters())
+    assert ours.isdisjoint(t.data_ptr() for t in run.state().tensors.values())
+
+
+@pytest.mark.parametrize("change", [lambda net: net.train(), lambda net: net.requires_grad_(True)])
+def test_a_teacher_that_is_not_frozen_is_refused(change):
+    teacher = copy.deepcopy(network())
+    change(teacher)
+    with pytest.raises(ValueError, match="must be frozen"):
+        Distillation(config(), TRACT(), VP(), teacher, images())
 
 
 def test_no_global_generator_is_touched(tmp_path):
@@ -372,105 +388,25 @@ class Failing(TRACT):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_loss_that_is_not_finite_fails_the_run(tmp_path, value):
-    with pytest.raises(RunFailedError, match=r"loss is (nan|inf) at step 3 of 11") as caught:
+    with pytest.raises(RunFailedError, match=r"^diverged: loss is (nan|inf) at step 3 of 11") as caught:
         trained(tmp_path, distillation(Failing(value=value)))
     assert "\n" not in str(caught.value)
     assert "--lr" in str(caught.value)
 
 
 def test_stopping_leaves_a_checkpoint_and_says_what_is_kept(tmp_path):
-    path, asked = tmp_path / "deep" / "checkpoint", []
+    checkpoints, asked = Checkpoints(tmp_path / "deep", ID), []
     with pytest.raises(InterruptedRunError, match="step 4 of 11") as caught:
-        distill(distillation(), ID, path, Progress(), stop=lambda: asked.append(0) or len(asked) == 4)
-    assert str(path) in str(caught.value)
+        distill(distillation(), checkpoints, Progress(), stop=lambda: asked.append(0) or len(asked) == 4)
+    assert str(checkpoints.path(4)) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert path.exists()
+    assert list(checkpoints.files()) == [4]
     run = distillation()
-    assert run.resume(path, ID)
+    run.restore(checkpoints.newest())
     assert run.step == 4
 
 
 def test_a_stop_after_the_last_step_is_a_whole_run(tmp_path, uninterrupted):
     run = distillation()
-    result = distill(run, ID, tmp_path / "checkpoint", Progress(), stop=lambda: run.step == TOTAL)
+    result = distill(run, Checkpoints(tmp_path, ID), Progress(), stop=lambda: run.step == TOTAL)
     assert_same(result, uninterrupted["continue", "none"])
-
-
-def test_a_checkpoint_of_another_student_is_not_used(tmp_path, uninterrupted):
-    other = distillation(seed=99)
-    for _ in range(4):
-        other.train_step()
-    other.save(tmp_path / "checkpoint", "cd" * 32)
-    assert_same(trained(tmp_path), uninterrupted["continue", "none"])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("saved") / "checkpoint"
-    run = distillation()
-    for _ in range(7):
-        run.train_step()
-    run.save(path, ID)
-    return path.read_bytes()
-
-
-def assert_damaged(path):
-    with pytest.raises(DamagedFileError) as caught:
-        distillation().resume(path, ID)
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "delete it" in str(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_damaged(tmp_path, checkpoint, kept):
-    (tmp_path / "checkpoint").write_bytes(checkpoint[: int(kept * len(checkpoint))])
-    assert_damaged(tmp_path / "checkpoint")
-
-
-@pytest.mark.parametrize("place", [0, 5, 0.3, 0.5, 0.7, 0.9, -1])
-def test_a_checkpoint_with_a_flipped_bit_is_damaged(tmp_path, checkpoint, place):
-    data = bytearray(checkpoint)
-    data[int(place * len(data)) if isinstance(place, float) else place] ^= 4
-    (tmp_path / "checkpoint").write_bytes(data)
-    assert_damaged(tmp_path / "checkpoint")
-
-
-@pytest.mark.parametrize(
-    ("was", "became"), [('"step\\": 7', '"step\\": 6'), ('"step\\"', '"stap\\"'), ('_updates\\": 7', '_updates\\": 1')]
-)
-def test_a_checkpoint_with_a_changed_header_is_damaged(tmp_path, checkpoint, was, became):
-    assert was.encode() in checkpoint
-    (tmp_path / "checkpoint").write_bytes(checkpoint.replace(was.encode(), became.encode(), 1))
-    assert_damaged(tmp_path / "checkpoint")
-
-
-def test_something_that_is_no_checkpoint_is_damaged(tmp_path):
-    (tmp_path / "checkpoint").write_text("a shopping list")
-    assert_damaged(tmp_path / "checkpoint")
-
-
-def test_checkpoints_keep_tensors_and_header(tmp_path):
-    tensors = {
-        "a": torch.tensor([[1.0, float("nan")], [-0.0, 1e-45]]),
-        "b": torch.tensor(3),
-        "c": torch.empty(0, dtype=torch.float64),
-        "d": torch.arange(6.0).reshape(2, 3).T,
-    }
-    header = {"step": 3, "losses": [[1, 0, 4, 0.1 + 0.2]], "text": 'é "\n'}
-    save_tensors(tmp_path / "x", tensors, header)
-    found, read = load_tensors(tmp_path / "x", "try again")
-    assert read == json.loads(json.dumps(header)) == header
-    assert found.keys() == tensors.keys()
-    for name, value in tensors.items():
-        assert found[name].dtype == value.dtype
-        assert found[name].numpy().tobytes() == value.contiguous().numpy().tobytes()
-        assert found[name].shape == value.shape
-
-
-def test_saving_leaves_no_temporary_files(tmp_path):
-    run = distillation()
-    for _ in range(3):
-        run.train_step()
-        run.save(tmp_path / "checkpoint", ID)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import tractbench.training.loop as engine
+import tractbench.training.distillation as engine
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import SigmaDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP
@@ -16,7 +16,8 @@ from tractbench.methods.tract import TRACT
 from tractbench.methods.tract_edm import TRACTEDM
 from tractbench.nets.build import build_network
 from tractbench.seeds import generator
-from tractbench.training.loop import Distillation
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
 
 STEPS = 5  # of each phase
 
@@ -134,8 +135,8 @@ def network(method):
     arguments = {"channels": 1, "size": 2, "width": 8, "blocks": 1, "embedding": 4}
     if isinstance(method, TRACTEDM):
         net = build_network("mlp", {**arguments, "c_noise": 1}, generator("tests", "weights"))
-        return SigmaDenoiser(net, VE()).eval()
-    return X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).eval()
+        return SigmaDenoiser(net, VE()).requires_grad_(False).eval()
+    return X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).requires_grad_(False).eval()
 
 
 def distillation(method=None, **changes):
@@ -210,8 +211,8 @@ def test_gradient_entries_that_are_not_finite_are_replaced_and_counted():
     run.train_step()
     hook.remove()
     run.train_step()
-    assert run.result().nonfinite_gradients == 6
-    assert clean.result().nonfinite_gradients == 0
+    assert run.nonfinite_gradients == 6
+    assert clean.nonfinite_gradients == 0
     assert all(bool(p.isfinite().all()) for p in run.student.parameters())
 
 
@@ -220,10 +221,11 @@ def test_the_count_of_replaced_gradients_survives_a_checkpoint(tmp_path):
     hook = poisoned(run, [math.nan] * 2)
     run.train_step()
     hook.remove()
-    run.save(tmp_path / "checkpoint", "ef" * 32)
+    checkpoints = Checkpoints(tmp_path, "ef" * 32)
+    checkpoints.save(run.state())
     resumed = distillation(TRACTEDM(), gradients="replace_nonfinite")
-    assert resumed.resume(tmp_path / "checkpoint", "ef" * 32)
-    assert resumed.result().nonfinite_gradients == 2
+    resumed.restore(checkpoints.newest())
+    assert resumed.nonfinite_gradients == 2
 
 
 def test_large_finite_gradients_are_left_as_they_are():
@@ -231,7 +233,7 @@ def test_large_finite_gradients_are_left_as_they_are():
     poisoned(run, [1e9, -1e7])
     run.train_step()
     assert run.student.net.output.weight.grad.view(-1)[:2].tolist() == [1e9, -1e7]
-    assert run.result().nonfinite_gradients == 0
+    assert run.nonfinite_gradients == 0
 
 
 @pytest.mark.parametrize("limit", [1.0, 1e-3])
@@ -253,7 +255,7 @@ def test_a_loss_that_is_not_finite_fails_whatever_is_done_to_gradients(monkeypat
 
     monkeypatch.setattr(engine, "LOG_EVERY", 1)
     run = distillation(Failing(), gradients=gradients)
-    with pytest.raises(RunFailedError, match=r"loss is (nan|inf) at step 1 of 10"):
+    with pytest.raises(RunFailedError, match=r"^diverged: loss is (nan|inf) at step 1 of 10"):
         run.train_step()
 
 

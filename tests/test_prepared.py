@@ -20,7 +20,9 @@ from tractbench.nets.build import build_network
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 from tractbench.seeds import generator
-from tractbench.training.loop import Distillation, distill
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
+from tractbench.training.loop import distill
 
 
 @pytest.fixture(autouse=True)
@@ -130,11 +132,13 @@ def test_training_on_mapped_grey_levels_is_training_on_decoded_images(tmp_path, 
         budget=24, batch=4, lr=1e-2,
     )  # fmt: skip
     arguments = {"channels": 3, "size": 64, "width": 4, "blocks": 1, "embedding": 4}
-    teacher = X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).eval()
+    teacher = (
+        X0Denoiser(build_network("mlp", arguments, generator("tests", "weights")), VP()).requires_grad_(False).eval()
+    )
 
     def trained(name, images, **how):
         run = Distillation(config, TRACT(), VP(), teacher, images, flips=flips, **how)
-        return distill(run, "ab" * 32, tmp_path / name, Progress())
+        return distill(run, Checkpoints(tmp_path / name, "ab" * 32), Progress())
 
     mapped = trained("mapped", dataset.train, decode=dataset.decode)
     whole = trained("whole", torch.from_numpy(dataset.train.numpy().astype(np.float32) * (2 / 255) - 1))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tractbench.training.loop import Distillation
+from tractbench.training.distillation import Distillation
 
 SMOKE = ("--dataset", "digits", "--tier", "smoke")
 TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1")
@@ -133,11 +133,13 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
     result = tractbench(*TRACT, "--json")
     assert result.code == 1
     assert result.json["status"] == "failed"
-    assert result.err.splitlines()[-1].startswith("tractbench: loss is nan at step 40 of 64 (phase 2); lower --lr")
+    assert result.err.splitlines()[-1].startswith(
+        "tractbench: diverged: loss is nan at step 40 of 64 (phase 2); lower --lr"
+    )
     (line,) = Path("runs/records.jsonl").read_text().splitlines()
     assert json.loads(line)["status"] == "failed"
     report = tractbench("report", "--format", "markdown")
-    assert "failed: loss is nan" in report.out
+    assert "failed: diverged: loss is nan" in report.out
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
@@ -154,7 +156,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     assert process.returncode == 130, error
     assert "kept: " in error
     assert "the same command goes on from there" in error
-    (checkpoint,) = Path("stopped").glob("*/checkpoint.safetensors")
+    (checkpoint,) = Path("stopped").glob("*/checkpoint-*.safetensors")
     result = tractbench(*TRACT, "--budget", "128K", "--runs", "stopped", "--json")
     assert "resuming at step" in result.err
     assert not checkpoint.exists()
@@ -167,7 +169,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "checkpoint.safetensors"])
+@pytest.mark.parametrize("name", ["student.safetensors", "checkpoint-000000040.safetensors"])
 def test_a_damaged_saved_file_is_refused_with_the_remedy(tractbench, name):
     run = tractbench(*TRACT, "--json").json
     student = Path(run["run_dir"], "student.safetensors")
@@ -220,7 +222,7 @@ def test_an_interrupted_forced_run_keeps_the_result_and_goes_on_when_forced_agai
         patch.setattr(Distillation, "measure", _stop_after(40))
         stopped = tractbench(*TRACT, "--force")
     assert stopped.code == 130
-    assert "forced-checkpoint.safetensors" in stopped.err
+    assert "forced-checkpoint-000000040.safetensors" in stopped.err
     kept = files(Path(first["run_dir"]))
     assert {name: kept[name] for name in before} == before
     assert tractbench(*TRACT, "--json").json["reused"]

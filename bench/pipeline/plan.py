@@ -25,7 +25,7 @@ from tractbench.progress import Progress, Task
 from tractbench.seeds import generator
 from tractbench.teachers.load import load_teacher, new_denoiser, wrap
 from tractbench.teachers.published import published_teachers
-from tractbench.training.loop import Distillation
+from tractbench.training.distillation import Distillation
 
 ENOUGH = 0.25
 """Seconds after which a measurement is believed; smaller batches are doubled."""
@@ -169,7 +169,7 @@ def _network(config: RunConfig, dataset: Dataset, process: Process, device: str)
             denoiser = new_denoiser(dataset.network(recipe.network, config.process), process, random)
         else:
             denoiser = wrap(build_network(card.network, card.arguments, random), card.parameterisation, process)
-    return denoiser.to(device) if isinstance(denoiser, nn.Module) else denoiser
+    return denoiser.to(device).requires_grad_(False).eval() if isinstance(denoiser, nn.Module) else denoiser
 
 
 def _per_image(work: Callable[[int], Callable[[], None]], most: int, device: str) -> float:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from tractbench.config.fields import RunConfig
@@ -40,8 +41,11 @@ from tractbench.results.record import DistillationError, Metric, Record, Seconds
 from tractbench.results.store import CHECKPOINT, GRID, LOSSES, PICTURE, STUDENT, TEACHER_GRID, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, load_teacher, new_denoiser
-from tractbench.training.loop import Distillation, LossPoint, distill
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.distillation import Distillation
+from tractbench.training.loop import distill
 from tractbench.training.phases import plan_phases
+from tractbench.training.state import LossPoint
 
 GRID_COLUMNS = 6
 GRID_IMAGES = 36
@@ -184,20 +188,22 @@ class _Job:
             }
         )
         self.store.append(record)
-        self._checkpoint.unlink(missing_ok=True)
+        self._checkpoints.clear()
         self._draw(network)
         return record
 
     @property
-    def _checkpoint(self) -> Path:
-        """The run's own checkpoint; a forced run has another, which only a forced run goes on from."""
-        return self.folder / (f"forced-{CHECKPOINT}" if self.runtime.force else CHECKPOINT)
+    def _checkpoints(self) -> Checkpoints:
+        """The run's own checkpoints; a forced run has others, which only a forced run goes on from."""
+        return Checkpoints(self.folder, self.student, f"forced-{CHECKPOINT}" if self.runtime.force else CHECKPOINT)
 
+    @cached_property
     def _teacher_denoiser(self) -> Denoiser:
+        """The teacher on the device; there is no other copy of it."""
         denoiser = self.teacher.denoiser
-        if isinstance(denoiser, MixtureDenoiser):
-            return denoiser.to(self.runtime.device)
-        return copy.deepcopy(denoiser).to(self.runtime.device) if isinstance(denoiser, nn.Module) else denoiser
+        if isinstance(denoiser, nn.Module):
+            return denoiser.to(self.runtime.device).requires_grad_(False).eval()
+        return denoiser.to(self.runtime.device) if isinstance(denoiser, MixtureDenoiser) else denoiser
 
     @property
     def _full_steps(self) -> int:
@@ -212,7 +218,7 @@ class _Job:
     def _teacher_ends(self) -> TeacherEnds:
         ends = TeacherEnds(
             self.store.cache,
-            self._teacher_denoiser(),
+            self._teacher_denoiser,
             self.teacher.hash,
             self.teacher.process,
             self.dataset.shape,
@@ -229,7 +235,7 @@ class _Job:
         return ends
 
     def _teacher_itself(self) -> Made:
-        denoiser = self._teacher_denoiser()
+        denoiser = self._teacher_denoiser
         error = self._teacher_ends.error(denoiser, self._steps, self.method.sampler())
         return denoiser, Training(), (self._error(0, self._full_steps, self._steps, error),)
 
@@ -247,7 +253,7 @@ class _Job:
             self.config,
             self.method,
             self.teacher.process,
-            self._teacher_denoiser(),
+            self._teacher_denoiser,
             self.dataset.train,
             decode=self.dataset.decode,
             labels=self.dataset.train_labels,
@@ -255,18 +261,17 @@ class _Job:
             new_network=self._new_network,
             device=self.runtime.device,
         )
-        checkpoint = self._checkpoint
-        if not checkpoint.exists() and not self.runtime.force:
-            for other in self.store.student_files(self.student, CHECKPOINT)[:1]:
-                shutil.copyfile(other, checkpoint)
+        checkpoints = self._checkpoints
+        if not checkpoints.files() and not self.runtime.force:
+            for other in self.store.student_files(self.student, f"{CHECKPOINT}-*.safetensors"):
+                shutil.copyfile(other, self.folder / other.name)
         ends = self._teacher_ends
         distilled = distill(
             run,
-            self.student,
-            checkpoint,
+            checkpoints,
             self.progress,
             stop=self.runtime.stop,
-            error=lambda student, phase: ends.error(student, phase.end),
+            error=lambda student, phase: ends.error(student, phase.end, self.method.sampler()),
         )
         errors = tuple(
             self._error(index, phase.start, phase.end, error)
@@ -310,8 +315,9 @@ class _Job:
             for name in (STUDENT, LOSSES):
                 _link(path.parent / name, self.folder / name)
             self.progress.message(f"using the student of {reused_from}")
-        training = Training.model_validate(header["training"] | {"reused_from": reused_from})
-        return network, training, tuple(DistillationError.model_validate(e) for e in header["distillation_errors"])
+        training = Training.model_validate(header["training"]).model_copy(update={"reused_from": reused_from})
+        errors = TypeAdapter(tuple[DistillationError, ...]).validate_python(header["distillation_errors"])
+        return network, training, errors
 
     def _sample(
         self, denoiser: Denoiser, seed: int, count: int, chunk: int, steps: int, solver: str, task: Task | None = None
@@ -363,7 +369,7 @@ class _Job:
 
     def _draw(self, denoiser: Denoiser) -> None:
         """Draw samples of the teacher in all its steps, the teacher in the run's steps and the student."""
-        teacher, solver = self._teacher_denoiser(), self.method.sampler()
+        teacher, solver = self._teacher_denoiser, self.method.sampler()
         panels = {
             _title("teacher", self._full_steps): (teacher, self._full_steps, self.method.teacher_sampler()),
             _title("teacher", self._steps): (teacher, self._steps, solver),

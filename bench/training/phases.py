@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tractbench.config.fields import RunConfig
@@ -38,3 +39,8 @@ def plan_phases(config: RunConfig, phases: tuple[Phase, ...]) -> tuple[PhasePlan
         network = config.student if phase.group == 1 else network
         plans.append(PhasePlan(phase, each * index, steps, momentum, network))
     return tuple(plans)
+
+
+def phase_at(plans: Sequence[PhasePlan], step: int) -> int:
+    """Return the index of the phase that a step belongs to; steps before the first and after the last to these."""
+    return max((index for index, plan in enumerate(plans) if plan.first_step <= step), default=0)

@@ -1,0 +1,256 @@
+"""A method's phases, one after the other, on one student: a training step and the state between two."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tractbench.config.fields import RunConfig
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.processes import Process
+from tractbench.errors import RunFailedError
+from tractbench.method import Batch, Method, Nets, Phase
+from tractbench.training.batches import Batches
+from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
+from tractbench.training.numerics import in_precision, precision
+from tractbench.training.optimiser import adam, learning_rate, mend_gradients
+from tractbench.training.phases import PhasePlan, phase_at, plan_phases
+from tractbench.training.state import LossPoint, Numbers, State, collect, spread
+
+LOG_EVERY = 20
+
+
+class Distillation:
+    """The state of a distillation between two steps; it can be saved at any of them and resumed to the same bits.
+
+    Args:
+        config: the run.
+        method: its method.
+        process: the diffusion process.
+        teacher: the denoiser to distil, on the device; a network without gradients and in evaluation mode. The first
+            phase's teacher is this very one, so it must not be changed; it is copied only to become a student.
+        images: training images ``[N, C, H, W]``, as the data set keeps them.
+        decode: makes them float32 in [-1, 1]; only what a step draws is decoded.
+        labels: their classes ``[N]``, for class-conditional networks.
+        flips: mirror each drawn image with probability one half.
+        new_network: makes a denoiser of the named network, for students that do not start from the teacher's weights.
+        device: where the networks run; random numbers are always drawn on the CPU.
+
+    Raises:
+        ValueError: the teacher is in training mode or has gradients.
+        TypeError: the teacher is no network and the first phase names none for its student.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        process: Process,
+        teacher: Denoiser,
+        images: Tensor,
+        *,
+        decode: Callable[[Tensor], Tensor] = lambda images: images,
+        labels: Tensor | None = None,
+        flips: bool = False,
+        new_network: Callable[[str], nn.Module] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if isinstance(teacher, nn.Module) and (teacher.training or any(p.requires_grad for p in teacher.parameters())):
+            raise ValueError("a teacher must be frozen: teacher.requires_grad_(False).eval()")
+        self.config, self.method, self.process, self.device = config, method, process, device
+        self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device)
+        self._new_network = new_network
+        self._original = teacher
+        self.plans = plan_phases(config, method.phases(config.schedule))
+        self.total = sum(plan.steps for plan in self.plans)
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[LossPoint] = []
+        self.distillation_errors: list[float] = []
+        self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        self._recent: list[Tensor] = []
+        self.teacher = teacher
+        self._set_student(self._network_of(0))
+
+    @property
+    def plan(self) -> PhasePlan:
+        """The plan of the phase that the next step belongs to."""
+        return self.plans[phase_at(self.plans, self.step)]
+
+    @property
+    def nonfinite_gradients(self) -> int:
+        """Entries of gradients that were replaced so far; asking waits for the device."""
+        return int(self._nonfinite)
+
+    def _network_of(self, index: int) -> nn.Module:
+        """Return a phase's student network before it learnt anything in it."""
+        name = self.plans[index].network
+        if name is not None and self._new_network is not None:
+            return self._new_network(name).to(self.device)
+        if not isinstance(self._original, nn.Module):
+            raise TypeError(
+                "a teacher that is no network needs a first phase that repeats its steps, and a student network"
+            )
+        return copy.deepcopy(self._original)
+
+    def _teacher_of(self, index: int) -> Denoiser:
+        """Return the original teacher, or, to load a later phase's into, a network of the last phase's shape."""
+        return self._network_of(index - 1).requires_grad_(False).eval() if index > 0 else self._original
+
+    def _set_student(self, network: nn.Module) -> None:
+        """Start from a network: fresh averages and a fresh optimiser."""
+        self.student = network.requires_grad_(True).train()
+        self._parameters = list(self.student.parameters())
+        self.inference = LongEMA(self.student, self.plan.momentum)
+        self._reset_learning()
+
+    def _reset_learning(self) -> None:
+        self.self_teacher = BiasCorrectedEMA(self.student, self.config.mu_s) if self.method.self_teacher else None
+        self.optimiser = adam(self._parameters, self.config.lr)
+
+    def draw(self, phase: Phase, progress: float) -> Batch:
+        """Make the global batch of the current step; its random numbers depend on the training seed and the step."""
+        draws = self.batches.draw(self.step)
+        return self.batches.noisy(draws, self.process, lambda u: self.method.times(u, phase, progress))
+
+    def train_step(self) -> None:
+        """Take one optimiser step, starting its phase first if it is the phase's first.
+
+        Raises:
+            RunFailedError: the loss became infinite or NaN.
+        """
+        with precision(self.config.precision, self.device):
+            self._train_step()
+
+    def _train_step(self) -> None:
+        plan = self.plan
+        done = self.step - plan.first_step
+        if done == 0:
+            self._start_phase(plan)
+        progress = done / plan.steps
+        batch = self.draw(plan.phase, progress)
+        with torch.no_grad():
+            target = self.method.target(batch, plan.phase, self._nets())
+        prediction = self._pass(self.student)(batch.x_t, batch.times.t, batch.labels)
+        distance = self.method.distance(prediction, target.x0.to(prediction.dtype))
+        loss = (target.weight.to(distance.dtype) * distance).mean()
+
+        self.optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        mend_gradients(self.config, self._parameters, self._nonfinite)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, progress)
+        self.optimiser.step()
+        if self.self_teacher is not None:
+            self.self_teacher.update(self._parameters)
+        self.inference.update(self._parameters)
+        self.step += 1
+        self._log(plan, loss.detach())
+
+    def _pass(self, denoiser: Denoiser) -> Denoiser:
+        return in_precision(denoiser, self.config.precision, self.device)
+
+    def _nets(self) -> Nets:
+        average: Denoiser = self.self_teacher.module if self.self_teacher is not None else _no_self_teacher
+        frozen = _without_gradient(self._pass(self.student))
+        return Nets(teacher=self._pass(self.teacher), self_teacher=self._pass(average), frozen=frozen)
+
+    def _start_phase(self, plan: PhasePlan) -> None:
+        """Make the last phase's inference average the teacher, and the student what ``phase_start`` says."""
+        index = self.plans.index(plan)
+        if index > 0:
+            self.teacher = self.averaged()
+            if plan.network != self.plans[index - 1].network:
+                self._set_student(self._network_of(index))
+            elif self.config.phase_start == "from_teacher":
+                load_parameters(self.student, dict(self.teacher.named_parameters()))
+                self._reset_learning()
+            if self.config.ema_reset == "phase":
+                self.inference.reset()
+        self.inference.momentum = plan.momentum
+
+    def averaged(self) -> nn.Module:
+        """Return the inference average as a network in the student's dtype, without gradients."""
+        network = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.inference.copy_to(network)
+        return network
+
+    def _log(self, plan: PhasePlan, loss: Tensor) -> None:
+        """Collect losses; at every LOG_EVERY steps and a phase's end, record the mean and stop if it is not finite."""
+        self._recent.append(loss)
+        if self.step % LOG_EVERY and self.step != plan.first_step + plan.steps:
+            return
+        mean = float(torch.stack(self._recent).double().mean())
+        self._recent.clear()
+        phase = self.plans.index(plan)
+        if not math.isfinite(mean):
+            raise RunFailedError(
+                f"diverged: loss is {mean} at step {self.step} of {self.total} (phase {phase + 1}); "
+                f"lower --lr (now {self.config.lr:g})"
+            )
+        self.losses.append(LossPoint(self.step, phase, self.step * self.config.batch, mean))
+
+    def measure(self, error: Callable[[nn.Module, Phase], float]) -> None:
+        """Record an error of the inference average at the end of a phase; does nothing in the middle of one."""
+        plan = self.plans[phase_at(self.plans, self.step - 1)]
+        if self.step == plan.first_step + plan.steps:
+            self.distillation_errors.append(error(self.averaged(), plan.phase))
+
+    def state(self) -> State:
+        """Return everything that the next steps depend on."""
+        tensors = collect(self._modules(phase_at(self.plans, self.step - 1)), self.optimiser)
+        if self._recent:
+            tensors["recent_losses"] = torch.stack(self._recent)
+        numbers = Numbers(
+            step=self.step,
+            seconds=self.seconds,
+            inference_updates=self.inference.updates,
+            inference_share=self.inference.share,
+            self_teacher_updates=self.self_teacher.updates if self.self_teacher is not None else 0,
+            nonfinite_gradients=self.nonfinite_gradients,
+            distillation_errors=tuple(self.distillation_errors),
+            losses=tuple(self.losses),
+        )
+        return State(tensors, numbers)
+
+    def restore(self, state: State) -> None:
+        """Go on from what :meth:`state` returned; this one must be of the same run."""
+        numbers = state.numbers
+        phase = phase_at(self.plans, numbers.step - 1)
+        self.teacher = self._teacher_of(phase)
+        self._set_student(self._network_of(phase))
+        spread(state.tensors, self._modules(phase), self.optimiser)
+        self.inference.updates, self.inference.share = numbers.inference_updates, numbers.inference_share
+        self.inference.momentum = self.plans[phase].momentum
+        if self.self_teacher is not None:
+            self.self_teacher.updates = numbers.self_teacher_updates
+        recent = state.tensors.get("recent_losses")
+        self._recent = list(recent.to(self.device)) if recent is not None else []
+        self._nonfinite.fill_(numbers.nonfinite_gradients)
+        self.distillation_errors, self.losses = list(numbers.distillation_errors), list(numbers.losses)
+        self.step, self.seconds = numbers.step, numbers.seconds
+
+    def _modules(self, phase: int) -> dict[str, nn.Module]:
+        """Return what changes in training by name; the original teacher does not and is not saved."""
+        modules = {"student": self.student, "recent": self.inference.recent, "folded": self.inference.folded}
+        if self.self_teacher is not None:
+            modules["self_teacher"] = self.self_teacher.module
+        if phase > 0 and isinstance(self.teacher, nn.Module):
+            modules["teacher"] = self.teacher
+        return modules
+
+
+def _no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    raise TypeError("this method keeps no self-teacher; set self_teacher = True on its class")
+
+
+def _without_gradient(network: Denoiser) -> Denoiser:
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            return network(x_t, t, labels)
+
+    return denoise
