@@ -232,6 +232,23 @@ def test_the_teacher_is_not_changed(tmp_path):
     assert torch.equal(source, images())
 
 
+def test_the_teacher_is_held_once():
+    teacher = copy.deepcopy(network())
+    run = Distillation(config(), TRACT(), VP(), teacher, images())
+    assert run.teacher is teacher
+    ours = {p.data_ptr() for p in teacher.parameters()}
+    assert ours.isdisjoint(p.data_ptr() for p in run.student.parameters())
+    assert ours.isdisjoint(t.data_ptr() for t in run.state().tensors.values())
+
+
+@pytest.mark.parametrize("change", [lambda net: net.train(), lambda net: net.requires_grad_(True)])
+def test_a_teacher_that_is_not_frozen_is_refused(change):
+    teacher = copy.deepcopy(network())
+    change(teacher)
+    with pytest.raises(ValueError, match="must be frozen"):
+        Distillation(config(), TRACT(), VP(), teacher, images())
+
+
 def test_no_global_generator_is_touched(tmp_path):
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     trained(tmp_path, distillation(flips=True))

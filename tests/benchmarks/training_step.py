@@ -61,7 +61,9 @@ def measure(method_name: str, rounds: int, steps: int) -> dict[str, float | str]
     config, method, dataset = resolve({"method": method_name, "dataset": "digits"})
     torch.set_num_threads(dataset.workload.threads or torch.get_num_threads())
     teacher = load_teacher(config.teacher, dataset, config.process, config.grid_steps)
-    run = Distillation(config, method, teacher.process, teacher.denoiser, dataset.train, decode=dataset.decode)
+    assert isinstance(teacher.denoiser, torch.nn.Module)
+    frozen = teacher.denoiser.requires_grad_(False).eval()
+    run = Distillation(config, method, teacher.process, frozen, dataset.train, decode=dataset.decode)
     bare = floor(run, FORWARDS[method_name])
     seconds(bare, steps), seconds(run.train_step, steps)
     pairs = [(seconds(run.train_step, steps), seconds(bare, steps)) for _ in range(rounds)]
