@@ -185,8 +185,8 @@ def settings_text(config: RunConfig | RecordedConfig) -> str:
     grid = "grid_steps" if config.schedule and usual.get("schedule") else None  # the grid follows the schedule
     return " ".join(
         f"{key}={now[key]}"
-        for key in sorted(usual)
-        if key in now and key not in APART and key != grid and now[key] != usual[key]
+        for key in sorted(usual.keys() & now.keys() - APART)
+        if key != grid and now[key] != usual[key]
     )
 
 

@@ -18,6 +18,12 @@ SMOKE = ("--dataset", "digits", "--tier", "smoke")
 TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1")
 
 
+def student_folder(run):
+    """The student's folder of a run in a store of its own."""
+    folder = Path(run["run_dir"])
+    return folder.parents[1] / "students" / json.loads((folder / "record.json").read_text())["student"]
+
+
 def files(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name[0] != "."}
 
@@ -42,13 +48,12 @@ def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
     names = {
         "config.json",
         "record.json",
-        "loss.csv",
         "samples.png",
         "grid.png",
         "teacher-grid.png",
-        "student.safetensors",
     }
     assert {p.name for p in folder.iterdir() if p.name[0] != "."} == names
+    assert {p.name for p in student_folder(run).iterdir() if p.name[0] != "."} == {"loss.csv", "student.safetensors"}
     assert (folder / "samples.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     for grid in (Image.open(folder / "grid.png"), Image.open(folder / "teacher-grid.png")):
         pixels = np.asarray(grid) / 255
@@ -58,7 +63,7 @@ def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
     record = json.loads((folder / "record.json").read_text())
     assert record["identity"] == run["identity"]
     assert record["training"]["images"] == 8192
-    losses = list(csv.DictReader((folder / "loss.csv").read_text().splitlines()))
+    losses = list(csv.DictReader((student_folder(run) / "loss.csv").read_text().splitlines()))
     assert [losses[0]["phase"], losses[-1]["phase"], losses[-1]["step"]] == ["1", "2", "64"]
 
 
@@ -72,13 +77,14 @@ def test_the_same_command_finds_the_cell_done_and_force_repeats_it_to_the_bit(tr
     forced = tractbench(*TRACT, "--json", "--force").json
     assert not forced["reused"]
     assert forced["metrics"] == first["metrics"]
-    old, new = (json.loads(line)["hashes"] for line in Path("runs/records.jsonl").read_text().splitlines())
-    assert old == new
-    student = Path(first["run_dir"], "student.safetensors").as_posix().removeprefix("runs/")
+    old = json.loads(before[Path(first["run_dir"], "record.json").relative_to("runs").as_posix()])
+    new = json.loads(Path(forced["run_dir"], "record.json").read_text())
+    assert old["hashes"] == new["hashes"]
+    student = (student_folder(first) / "student.safetensors").relative_to("runs").as_posix()
     tensors, old = load_file(Path("runs", student)), before[student]
     Path("old.safetensors").write_bytes(old)
     assert all(tensors[name].equal(value) for name, value in load_file("old.safetensors").items())
-    assert len(Path("runs/records.jsonl").read_text().splitlines()) == 2
+    assert len(tractbench("list", "runs", "--json").json) == 1
 
 
 def test_other_sampling_seeds_score_the_same_student_without_training(tractbench):
@@ -90,6 +96,8 @@ def test_other_sampling_seeds_score_the_same_student_without_training(tractbench
     assert other["metrics"]["fd_pixel"]["per_seed"][0] == first["metrics"]["fd_pixel"]["per_seed"][2]
     record = json.loads(Path(other["run_dir"], "record.json").read_text())
     assert record["training"]["reused_from"] == Path(first["run_dir"]).name
+    assert record["training"]["environment"]["packages"]["torch"]
+    assert student_folder(other) == student_folder(first)
 
 
 def test_another_training_seed_is_another_student(tractbench):
@@ -136,8 +144,9 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
     assert result.err.splitlines()[-1].startswith(
         "tractbench: diverged: loss is nan at step 40 of 64 (phase 2); lower --lr"
     )
-    (line,) = Path("runs/records.jsonl").read_text().splitlines()
-    assert json.loads(line)["status"] == "failed"
+    (record,) = Path("runs/cells").glob("*/record.json")
+    failed = json.loads(record.read_text())
+    assert (failed["status"], failed["failure"]) == ("failed", "diverged")
     report = tractbench("report", "--format", "markdown")
     assert "failed: diverged: loss is nan" in report.out
 
@@ -147,7 +156,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "128K", "--runs", "stopped", "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(Path("stopped").glob("*/config.json")):
+    while not list(Path("stopped").glob("cells/*/config.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.3)
@@ -156,23 +165,24 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     assert process.returncode == 130, error
     assert "kept: " in error
     assert "the same command goes on from there" in error
-    (checkpoint,) = Path("stopped").glob("*/checkpoint-*.safetensors")
+    (checkpoint,) = Path("stopped").glob("students/*/checkpoint-*.safetensors")
     result = tractbench(*TRACT, "--budget", "128K", "--runs", "stopped", "--json")
     assert "resuming at step" in result.err
     assert not checkpoint.exists()
     resumed = result.json
     assert resumed["identity"] == whole["identity"]
     assert resumed["metrics"] == whole["metrics"]
-    for name in ("loss.csv", "samples.png", "grid.png", "teacher-grid.png"):
+    assert (student_folder(resumed) / "loss.csv").read_bytes() == (student_folder(whole) / "loss.csv").read_bytes()
+    for name in ("samples.png", "grid.png", "teacher-grid.png"):
         assert Path(resumed["run_dir"], name).read_bytes() == Path(whole["run_dir"], name).read_bytes()
-    ours, theirs = (load_file(Path(run["run_dir"], "student.safetensors")) for run in (resumed, whole))
+    ours, theirs = (load_file(student_folder(run) / "student.safetensors") for run in (resumed, whole))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("name", ["student.safetensors", "checkpoint-000000040.safetensors"])
 def test_a_damaged_saved_file_is_refused_with_the_remedy(tractbench, name):
     run = tractbench(*TRACT, "--json").json
-    student = Path(run["run_dir"], "student.safetensors")
+    student = student_folder(run) / "student.safetensors"
     damaged = bytearray(student.read_bytes())
     damaged[-5] ^= 1
     student.unlink()
@@ -217,13 +227,13 @@ def test_a_teacher_of_ones_own(tractbench):
 
 def test_an_interrupted_forced_run_keeps_the_result_and_goes_on_when_forced_again(tractbench, monkeypatch):
     first = tractbench(*TRACT, "--json").json
-    before = files(Path(first["run_dir"]))
+    before = files(Path("runs"))
     with monkeypatch.context() as patch:
         patch.setattr(Distillation, "measure", _stop_after(40))
         stopped = tractbench(*TRACT, "--force")
     assert stopped.code == 130
     assert "forced-checkpoint-000000040.safetensors" in stopped.err
-    kept = files(Path(first["run_dir"]))
+    kept = files(Path("runs"))
     assert {name: kept[name] for name in before} == before
     assert tractbench(*TRACT, "--json").json["reused"]
     again = tractbench(*TRACT, "--force", "--json")

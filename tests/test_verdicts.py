@@ -407,7 +407,7 @@ def planted_store(tmp_path, real, ratio, cells=("tract/1", "btd/1")):
         for ref, factor in zip(cells, (ratio, 1.0), strict=True):
             score = 2.0 * factor * math.exp(random.normal(0, 0.02))
             made = record(
-                real, DIGITS["digits"].cells[ref], seed, score, folder="cells/" + f"{ref}-{seed}".replace("/", "-")
+                real, DIGITS["digits"].cells[ref], seed, score, folder=f"cells/{ref.replace('/', '-')}-{seed}"
             )
             store.write(Record.model_validate(made.model_dump()))
     return store

@@ -131,10 +131,9 @@ class Store:
         self._make()
         folder = self.root / record.folder
         before = self._read(record.folder)
-        if record.status != "done":
-            self.log(folder, f"{record.status}: {record.reason}")
-            if before is not None and before.status == "done":
-                return
+        if record.status != "done" and before is not None and before.status == "done":
+            self.log(folder, f"{record.status}: {record.reason}; the earlier result stays")
+            return
         write_atomic(folder / RECORD, record.model_dump_json(indent=2) + "\n")
         self._index.append(_entry(record, (folder / RECORD).stat()))
 
