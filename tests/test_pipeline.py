@@ -7,6 +7,7 @@ import pytest
 import torch
 from data_files import cifar_files, npz_files
 
+from tractbench.evaluation import ends
 from tractbench.registry import load_dataset
 
 
@@ -33,6 +34,8 @@ def inception(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+    for name in ("ENDS", "CHUNK"):  # 512 noises in all steps of a teacher take minutes on a CPU
+        monkeypatch.setattr(ends, name, 16)
 
 
 def run(tractbench, *arguments):
