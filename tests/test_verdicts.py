@@ -12,6 +12,7 @@ from tractbench.claims.loading import load_tables, shipped_tables
 from tractbench.claims.table import Table
 from tractbench.config.resolve import resolve
 from tractbench.reports.evidence import Evidence, gather
+from tractbench.reports.verdicts.claims import judge_claims
 from tractbench.reports.verdicts.judge import judge, verdicts
 from tractbench.results.record import Metric, Record, RecordedConfig
 from tractbench.results.store import Store
@@ -21,11 +22,11 @@ DIGITS = {"digits": TABLES["digits"]}
 SEEDS = range(5)
 
 
-def evidence(scores):
+def evidence(scores, tables=TABLES):
     """What a store would hold: one score for each training seed of each cell."""
     return {
         cell.id: Evidence(quoted=dict(enumerate(scores[cell.id]))) if cell.id in scores else Evidence()
-        for table in TABLES.values()
+        for table in tables.values()
         for cell in table.cells.values()
     }
 
@@ -53,9 +54,10 @@ def test_decisions_on_planted_truth_err_in_at_most_one_report_of_twenty(tier, tr
     random, draws = np.random.default_rng(0), 300
     wrong = {"reproduced": 0, "contradicted": 0}
     for _ in range(draws):
-        found = judge(tables, evidence(drawn(random, others, lambda cell: effects.get(cell.id, 0.0))))
-        claims = [v for v in found if v.kind == "claim" and not touches(v, better)]
-        right = [v.verdict for v in found if v.kind == "claim" and v.id.partition("/")[2] == true]
+        scores = drawn(random, others, lambda cell: effects.get(cell.id, 0.0))
+        found = judge_claims(tables, evidence(scores, tables)).values()
+        claims = [v for v in found if not touches(v, better)]
+        right = [v.verdict for v in found if v.id.partition("/")[2] == true]
         assert set(right) <= {"reproduced"}
         for error in wrong:
             wrong[error] += any(verdict.verdict == error for verdict in claims)
@@ -241,7 +243,8 @@ FIGURE = "cifar10/tract-96m/1"  # 5.02 as published, margin 0.3
 
 
 def figure(values, cell=FIGURE):
-    return next(v for v in judge(TABLES, evidence({cell: values})) if v.id == cell)
+    tables = {name: table for name, table in TABLES.items() if cell.startswith(f"{name}/")}
+    return next(v for v in judge(tables, evidence({cell: values}, tables)) if v.id == cell)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import ndtri, stdtr, stdtrit
-from scipy.stats import chi2, nct, norm, t
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.stats import chi2, nct
 
 ALPHA = 0.05
 """Level of every test: 95% intervals against a claim, 90% intervals for equivalence."""
@@ -209,7 +211,7 @@ def paired_seeds(mean: float, std: float, alpha: float = ALPHA, power: float = P
     """
 
     def reached(n: int) -> float:
-        return float(nct.sf(t.isf(alpha, n - 1), n - 1, abs(mean) / std * math.sqrt(n)))
+        return float(nct.sf(-stdtrit(n - 1, alpha), n - 1, abs(mean) / std * math.sqrt(n)))
 
     return _fewest(reached, power)
 
@@ -234,11 +236,11 @@ def equivalence_seeds(found: float, std: float, error: float, margin: float, alp
 
     def reached(n: int) -> float:
         true = std / math.sqrt(n)
-        observed = true * np.sqrt(chi2.ppf(QUANTILES, n - 1) / (n - 1))  # standard errors that n seeds may show
-        half = np.hypot(t.isf(level, n - 1) * observed, norm.isf(level) * error)
+        observed = true * _spreads(n)  # standard errors that n seeds may show
+        half = np.hypot(stdtrit(n - 1, level) * observed, ndtri(level) * error)
         if outside:
-            return float(norm.sf((margin + half - abs(found)) / true).mean())
-        chance = norm.cdf((margin - half - found) / true) - norm.cdf((half - margin - found) / true)
+            return float(ndtr((abs(found) - margin - half) / true).mean())
+        chance = ndtr((margin - half - found) / true) - ndtr((half - margin - found) / true)
         return float(np.maximum(chance, 0.0).mean())
 
     return _fewest(reached, POWER)
@@ -246,6 +248,12 @@ def equivalence_seeds(found: float, std: float, error: float, margin: float, alp
 
 QUANTILES = (np.arange(400) + 0.5) / 400
 """Where a distribution is taken to average over it."""
+
+
+@lru_cache(maxsize=MAX_SEEDS)
+def _spreads(n: int) -> npt.NDArray[np.float64]:
+    """Return quantiles of a sample's standard deviation over the true one, [400]; plans ask for each ``n`` often."""
+    return np.asarray(np.sqrt(chi2.ppf(QUANTILES, n - 1) / (n - 1)))
 
 
 def _fewest(reached: Callable[[int], float], power: float) -> int | None:

@@ -29,6 +29,11 @@ class Pair:
         """The difference, if so many seeds may decide a claim."""
         return self.found if self.n >= MIN_SEEDS else None
 
+    @property
+    def sign(self) -> float:
+        """Of the difference: below 0 the first cell scores lower; 0 where there is none."""
+        return math.copysign(1.0, self.found.estimate) if self.found and self.found.estimate else 0.0
+
 
 def paired(comparison: Comparison, evidence: Mapping[str, Evidence]) -> Pair:
     """Compare two cells over the training seeds that they share, none if they were made with different things."""

@@ -40,18 +40,23 @@ def claim_seeds(test: ClaimTest, alpha: float, alpha_against: float) -> int | No
         needed = equivalence_seeds(pair.found.estimate, _std(pair.found, pair.n), 0.0, test.claim.margin, alpha)
         return None if needed is None else max(MIN_SEEDS, needed)
     parts = len(test.alternatives[0])
-    one, each = alpha / len(test.alternatives), POWER ** (1 / parts)  # all parts of one alternative at once
-    holds = min(max(_pair_seeds(pair, -1, one, each) for pair in pairs) for pairs in test.alternatives)
-    some = POWER ** (1 / len(test.alternatives))  # one part of each alternative
-    fails = max(min(_pair_seeds(pair, 1, alpha_against / parts, some) for pair in pairs) for pairs in test.alternatives)
-    soonest = min(holds, fails)
+    borne_out = [pairs for pairs in test.alternatives if all(pair.sign < 0 for pair in pairs)]
+    if borne_out:  # then no number of seeds decides against it
+        one, each = alpha / len(test.alternatives), POWER ** (1 / parts)  # all parts of one alternative at once
+        soonest = min(max(_pair_seeds(pair, one, each) for pair in pairs) for pairs in borne_out)
+    else:
+        some = POWER ** (1 / len(test.alternatives))  # one part of each alternative
+        against = [[pair for pair in pairs if pair.sign > 0] for pairs in test.alternatives]
+        soonest = max(
+            min((_pair_seeds(pair, alpha_against / parts, some) for pair in pairs), default=math.inf)
+            for pairs in against
+        )
     return None if math.isinf(soonest) else max(MIN_SEEDS, int(soonest))
 
 
-def _pair_seeds(pair: Pair, sign: int, alpha: float, power: float) -> float:
-    """Return how many seeds would show a difference of this sign, infinity if it has the other."""
-    if pair.found is None or pair.found.estimate * sign <= 0:
-        return math.inf
+def _pair_seeds(pair: Pair, alpha: float, power: float) -> float:
+    """Return how many seeds would show a difference of the sign that it has, infinity if none can."""
+    assert pair.found is not None
     return paired_seeds(pair.found.estimate, _std(pair.found, pair.n), alpha, power) or math.inf
 
 
