@@ -12,7 +12,7 @@ from torch import Tensor
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation.images import SampleSet
+from tractbench.evaluation.sample_set import SampleSet
 from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
