@@ -20,7 +20,7 @@ def store(tmp_path):
 
 
 def lines(store):
-    return (store.root / INDEX).read_bytes().splitlines()
+    return [line for line in (store.root / INDEX).read_bytes().splitlines() if line]
 
 
 # Records
