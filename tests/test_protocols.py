@@ -1,5 +1,4 @@
 import hashlib
-import time
 from functools import partial
 
 import numpy as np
@@ -12,11 +11,10 @@ from tractbench.evaluation import inception_scorer, reference
 from tractbench.evaluation.extractors.inception import SHA256, Features, Weights
 from tractbench.evaluation.extractors.resize import RESIZES
 from tractbench.evaluation.fidelity import kernel_distance
-from tractbench.evaluation.frechet import frechet_distance
 from tractbench.evaluation.inception_scorer import InceptionScorer, unverified_name
 from tractbench.evaluation.metrics import make_scorer, reference_hash
 from tractbench.evaluation.protocols import INCEPTION_METRICS, PROTOCOLS, load_protocol
-from tractbench.evaluation.reference import import_reference, regrouped, statistics_key
+from tractbench.evaluation.reference import import_reference, statistics_key
 from tractbench.io import files
 from tractbench.progress import Progress, Task
 from tractbench.registry import load_dataset
@@ -388,88 +386,3 @@ def test_a_given_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeyp
     path.write_bytes(b"other weights")
     found.add(reference_hash(Unread(), load_protocol("tract"), samples=5000, weights=path))
     assert (len(found), len(hashed)) == (2, 2)
-
-
-@pytest.mark.usefixtures("_only_identified")
-@pytest.mark.parametrize("name", ["tract", "raw", "exact"])
-def test_identifying_is_quick(name):
-    data = load_dataset("mixture2d") if name == "exact" else Unread()
-    started = time.perf_counter()
-    for samples in range(1000):
-        reference_hash(data, load_protocol(name), samples=5000 + samples)
-    assert time.perf_counter() - started < 2.5  # the aim is a fraction of a second; loading anything takes minutes
-
-
-@pytest.mark.parametrize(("data", "name"), [("digits", "raw"), ("mixture2d", "exact")])
-def test_the_scorer_that_is_used_has_the_hash_that_was_found(data, name):
-    dataset, protocol = load_dataset(data), load_protocol(name)
-    used = make_scorer(dataset, protocol, 100, 500)
-    used.prepare()
-    assert set(used.floors) == set(protocol.metrics)
-    assert used.basis.reference_hash == used.reference_hash == reference_hash(dataset, protocol, samples=500)
-
-
-def test_the_inception_scorer_that_is_used_has_the_hash_that_was_found(colours):
-    for samples in (200, 50_000):
-        used = make_scorer(colours, load_protocol("tract"), 500, samples)
-        used.prepare()
-        assert used.basis.reference_hash == reference_hash(colours, load_protocol("tract"), samples=samples)
-
-
-def test_prepared_data_are_identified_by_their_manifest(tmp_path, monkeypatch):
-    from data_files import cifar_files
-
-    data = load_dataset("cifar10")
-    data.prepare(cifar_files(tmp_path / "files"), Progress(), allow_deviation=True)
-    data = load_dataset("cifar10")
-    assert data.training_images == 20
-    expected = reference_hash(data, load_protocol("tract"), samples=50_000)
-    pixels = tmp_path / "cache" / "data" / "cifar10" / "train.pixels"
-    pixels.write_bytes(bytes(pixels.stat().st_size))  # nobody looks: `data verify` does
-    assert reference_hash(load_dataset("cifar10"), load_protocol("tract"), samples=50_000) == expected
-    kept = make_scorer(data, load_protocol("tract"), 500, 50_000).protocol.metrics
-    assert kept == ("fid", "fid_infinity", "precision", "recall", "inception_score")  # KID needs 1,000 of the 20
-
-
-def test_grey_data_have_no_fid():
-    with pytest.raises(ConfigError, match=r"needs RGB images of 256 grey levels.*--protocol raw"):
-        make_scorer(load_dataset("digits"), load_protocol("tract"), 500, 5000)
-
-
-def test_data_without_features_have_no_raw_score(colours):
-    with pytest.raises(ConfigError, match="--protocol tract"):
-        make_scorer(colours, load_protocol("raw"), 500, 5000)
-
-
-def test_inception_options_are_refused_where_nothing_uses_them(tmp_path):
-    with pytest.raises(ConfigError, match="leave it out"):
-        make_scorer(load_dataset("digits"), load_protocol("raw"), 500, 5000, weights=tmp_path / "w.pth")
-
-
-def test_a_run_of_few_samples_has_the_metrics_that_they_allow(colours):
-    few = make_scorer(colours, load_protocol("tract"), 500, 200)
-    assert few.protocol.metrics == ("fid", "fid_infinity", "precision", "recall", "inception_score")
-    assert make_scorer(colours, load_protocol("tract"), 500, 50_000).protocol.metrics == INCEPTION_METRICS
-    colours.__dict__["train"] = colours.train[:500]
-    assert "kid" not in make_scorer(colours, load_protocol("tract"), 500, 50_000).protocol.metrics
-
-
-def test_statistics_do_not_load_more_than_is_kept(colours, monkeypatch):
-    monkeypatch.setattr(reference, "KEPT", 100)
-    mine = scorer(colours, metrics=("fid", "precision", "recall"))
-    assert mine.reference.features.shape == (100, DIMENSIONS)
-    index = np.unique(np.linspace(0, 1202, 100).astype(int))
-    expected = (colours.train.float() / 255).flatten(1)[index, :DIMENSIONS]
-    assert torch.equal(mine.reference.features, expected)
-    whole = Fake()(colours.train, "torch").pool.double()
-    torch.testing.assert_close(mine.reference.gaussian.covariance, torch.cov(whole.T), rtol=1e-10, atol=1e-12)
-    assert frechet_distance(mine.reference.gaussian, mine.reference.gaussian) == pytest.approx(0, abs=1e-12)
-
-
-def test_regrouping_keeps_every_row_in_order():
-    rows = torch.arange(103)
-    for size in (1, 10, 103, 200):
-        for split in (1, 3, 50, 103):
-            found = list(regrouped(rows.split(split), size))
-            assert torch.equal(torch.cat(found), rows)
-            assert {len(part) for part in found[:-1]} <= {size}
