@@ -8,6 +8,7 @@ from PIL import Image
 
 from tractbench.cli.evaluate import evaluate as verb
 from tractbench.datasets.base import Dataset
+from tractbench.datasets.workload import Workload
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation import inception_scorer, reference
 from tractbench.evaluation.evaluate import Settings, evaluate, protocols_of
@@ -128,7 +129,7 @@ def test_self_check_needs_no_download(cli, digits):
 class Colours(Dataset):
     name = "colours"
     shape = (3, 4, 4)
-    protocol = "tract"
+    workload = Workload(processes=("vp",), protocol="tract", tiers={"only": {}})
 
     def __init__(self):
         random = torch.Generator().manual_seed(0)

@@ -332,7 +332,7 @@ def test_unknown_names_are_refused(tmp_path, format_modules, thing):
 
 
 def test_a_state_cannot_reach_the_readers_own_functions(tmp_path):
-    from tractbench.teachers import edm_pickle
+    from tractbench.teachers.readers import edm_pickle
 
     before = dict(vars(edm_pickle.Node))
     for name in (

@@ -128,6 +128,12 @@ def test_a_plugins_data_set_may_give_a_value(monkeypatch):
     assert (config.samples, config.batch) == (7, 3)
 
 
+def test_a_data_set_without_a_workload_says_so(monkeypatch):
+    monkeypatch.setattr(Digits, "workload_file", None)
+    with pytest.raises(ConfigError, match="'digits' has no workload; set its class's workload_file"):
+        resolve({"dataset": "digits", "method": "tract"})
+
+
 MISTAKES = [
     ("[tiers.only]", "[tiers", "not TOML"),
     ("samples = 50", "samples = 2020-01-01", "tiers.only.samples"),

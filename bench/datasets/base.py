@@ -104,11 +104,13 @@ class Dataset:
     flips: ClassVar[bool] = False
     clips: ClassVar[bool] = True
     train_count: ClassVar[int] = 0
-    workload_file: ClassVar[Path]
+    workload_file: ClassVar[Path | None] = None
 
     @property
     def workload(self) -> Workload:
         """How runs on it are set up: tiers, teachers, networks."""
+        if self.workload_file is None:
+            raise ConfigError(f"data set '{self.name}' has no workload; set its class's workload_file to a TOML file")
         return load_workload(self.workload_file)
 
     @cached_property
