@@ -1,7 +1,13 @@
 import json
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers are what the cores are shared among
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class Finished:
@@ -29,8 +35,33 @@ def tractbench(monkeypatch, capfd):
     return run
 
 
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    """A folder with the results of TRACT's smoke run on digits, and what the command printed; made once a worker."""
+    folder = tmp_path_factory.mktemp("smoke")
+    options = ("--method", "tract", "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--json", "--quiet")
+    environment = {name: value for name, value in os.environ.items() if name != "TRACTBENCH_HOME"}
+    command = [sys.executable, "-m", "tractbench", "run", *options]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, text=True)
+    return folder / "runs", json.loads(done.stdout)
+
+
+@pytest.fixture
+def smoke(smoke_run, tmp_path):
+    """The smoke run in this test's own results folder: what the command printed."""
+    runs, printed = smoke_run
+    shutil.copytree(runs, tmp_path / "runs")
+    return printed
+
+
+@pytest.fixture(scope="session")
+def _cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _own_results(monkeypatch, tmp_path):
-    """No test sees or leaves results outside its own folder."""
+def _own_results(monkeypatch, tmp_path, _cache):
+    """No test sees or leaves results outside its own folder, nor a cache outside the session's."""
     monkeypatch.delenv("TRACTBENCH_HOME", raising=False)
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(_cache))
     monkeypatch.chdir(tmp_path)

@@ -15,9 +15,9 @@ from tractbench.reports.render import render_html
 from tractbench.results.store import Store
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "runs", create=True)
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("made") / "runs", create=True)
     fill(store, TABLES["cifar10"], SCORES)
     digits = [[2.0, 2.1], [2.2, 2.1], [2.1, 2.1], [2.0, 2.2], [2.1, 2.3]]
     fill(store, TABLES["digits"], {"tract/1": digits, "tract/2": digits[:2], "btd/1": digits})
@@ -32,6 +32,10 @@ def browser():
         chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+BROWSER = pytest.mark.xdist_group("browser")
+"""Tests that share one Chromium."""
 
 
 class Opened:
@@ -54,14 +58,19 @@ class Opened:
         return self.page.locator(f"#{table} tbody tr td:nth-child({number})").all_inner_texts()
 
 
-@pytest.fixture
-def opened(browser, store, tmp_path):
-    path = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def page(store, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_html(compose(store, TABLES, Selection()), "tractbench report"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(browser, page):
     pages = []
 
     def at(**settings):
-        pages.append(Opened(browser, path, **settings))
+        pages.append(Opened(browser, page, **settings))
         return pages[-1]
 
     yield at
@@ -69,6 +78,7 @@ def opened(browser, store, tmp_path):
         page.page.close()
 
 
+@BROWSER
 def test_a_reader_sorts_a_table_and_follows_a_cell_to_what_stands_behind_it(opened):
     report = opened()
     button = report.page.locator("#cifar10-cells thead button", has_text="FID, published")
@@ -98,6 +108,7 @@ def test_a_reader_sorts_a_table_and_follows_a_cell_to_what_stands_behind_it(open
     assert report.complaints == []
 
 
+@BROWSER
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_its_window_and_its_text_can_be_read(opened, width, scheme):
@@ -127,6 +138,7 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
+@BROWSER
 def test_a_printed_page_keeps_its_tables_and_leaves_out_what_needs_a_click(opened, tmp_path):
     report = opened()
     report.page.emulate_media(media="print")
@@ -139,6 +151,7 @@ def test_a_printed_page_keeps_its_tables_and_leaves_out_what_needs_a_click(opene
     assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
 
 
+@BROWSER
 def test_the_data_behind_a_figure_can_be_downloaded(opened):
     report = opened()
     with report.page.expect_download() as download:
@@ -149,6 +162,7 @@ def test_the_data_behind_a_figure_can_be_downloaded(opened):
     assert len(lines) == 1 + len(TABLES["cifar10"].cells)
 
 
+@BROWSER
 def test_hostile_words_run_nothing_in_a_browser(browser, store, tmp_path):
     path = tmp_path / "report.html"
     found = compose(store, hostile_tables(tmp_path / "mine"), Selection(every=True))
@@ -162,12 +176,15 @@ def test_hostile_words_run_nothing_in_a_browser(browser, store, tmp_path):
 # --- LaTeX
 
 
-def compiled(folder, name="report.tex"):
-    """The log of two runs of pdflatex."""
+def compiled(folder, name="report.tex", passes=2):
+    """The log of the last of so many runs of pdflatex; one does where nothing is said of labels."""
     needs("pdflatex")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
-    for _ in range(2):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"]
+    for left in reversed(range(passes)):
+        draft = ["-draftmode"] * (left > 0)  # without a PDF, which the next run replaces
+        done = subprocess.run(
+            [*command, *draft, name], cwd=folder, capture_output=True, text=True, errors="replace", check=False
+        )
     assert done.returncode == 0, done.stdout[-2000:]
     return done.stdout
 
@@ -240,7 +257,7 @@ def test_a_table_longer_than_a_page_goes_on_on_the_next(tmp_path):
 def test_hostile_words_compile_and_do_nothing(store, tmp_path):
     found = compose(store, hostile_tables(tmp_path / "mine"), Selection(every=True))
     write_latex(found, tmp_path / "out", "tractbench report")
-    log = compiled(tmp_path / "out")
+    log = compiled(tmp_path / "out", passes=1)
     assert "Overfull" not in log
 
 
@@ -256,4 +273,4 @@ def test_every_character_compiles_or_is_a_question_mark(tmp_path):
         rf"\documentclass{{article}}\usepackage[T1]{{fontenc}}\usepackage{{lmodern}}{packages}\begin{{document}}"
         "\n" + "\n\n".join(words) + "\n\\end{document}\n"
     )
-    assert "Missing character" not in compiled(tmp_path)
+    assert "Missing character" not in compiled(tmp_path, passes=1)

@@ -67,8 +67,8 @@ def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
     assert [losses[0]["phase"], losses[-1]["phase"], losses[-1]["step"]] == ["1", "2", "64"]
 
 
-def test_the_same_command_finds_the_cell_done_and_force_repeats_it_to_the_bit(tractbench):
-    first = tractbench(*TRACT, "--json").json
+def test_the_same_command_finds_the_cell_done_and_force_repeats_it_to_the_bit(tractbench, smoke):
+    first = smoke
     before = files(Path("runs"))
     again = tractbench(*TRACT, "--json").json
     assert again["reused"]
@@ -87,8 +87,8 @@ def test_the_same_command_finds_the_cell_done_and_force_repeats_it_to_the_bit(tr
     assert len(tractbench("list", "runs", "--json").json) == 1
 
 
-def test_other_sampling_seeds_score_the_same_student_without_training(tractbench):
-    first = tractbench(*TRACT, "--json").json
+def test_other_sampling_seeds_score_the_same_student_without_training(tractbench, smoke):
+    first = smoke
     result = tractbench(*TRACT, "--json", "--sampling-seeds", "2-4")
     other = result.json
     assert "using the student of" in result.err
@@ -100,8 +100,8 @@ def test_other_sampling_seeds_score_the_same_student_without_training(tractbench
     assert student_folder(other) == student_folder(first)
 
 
-def test_another_training_seed_is_another_student(tractbench):
-    first, other = tractbench(*TRACT, "--json").json, tractbench(*TRACT, "--json", "--seed", "1").json
+def test_another_training_seed_is_another_student(tractbench, smoke):
+    first, other = smoke, tractbench(*TRACT, "--json", "--seed", "1").json
     assert first["metrics"]["fd_pixel"]["per_seed"] != other["metrics"]["fd_pixel"]["per_seed"]
 
 
@@ -180,9 +180,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["student.safetensors", "checkpoint-000000040.safetensors"])
-def test_a_damaged_saved_file_is_refused_with_the_remedy(tractbench, name):
-    run = tractbench(*TRACT, "--json").json
-    student = student_folder(run) / "student.safetensors"
+def test_a_damaged_saved_file_is_refused_with_the_remedy(tractbench, smoke, name):
+    student = student_folder(smoke) / "student.safetensors"
     damaged = bytearray(student.read_bytes())
     damaged[-5] ^= 1
     student.unlink()
@@ -211,22 +210,21 @@ def test_an_unwritable_results_folder_is_one_line(tractbench):
         assert tractbench(*TRACT, "--runs", "locked/runs").code == 2
 
 
-def test_a_teacher_of_ones_own(tractbench):
+def test_a_teacher_of_ones_own(tractbench, smoke):
     made = tractbench("teacher", "train", "--dataset", "digits", "--process", "vp", "--steps", "3", "--quiet")
     assert made.code == 0
     card = "teachers/digits-vp.toml"
     assert Path(card).exists()
     own = tractbench(*TRACT, "--teacher", card, "--json").json
-    shipped = tractbench(*TRACT, "--json").json
-    assert own["identity"] != shipped["identity"]
+    assert own["identity"] != smoke["identity"]
     Path("teachers/digits-vp.safetensors").write_bytes(b"damaged")
     broken = tractbench(*TRACT, "--teacher", card, "--force")
     assert broken.code == 2
     assert "sha256" in broken.err
 
 
-def test_an_interrupted_forced_run_keeps_the_result_and_goes_on_when_forced_again(tractbench, monkeypatch):
-    first = tractbench(*TRACT, "--json").json
+def test_an_interrupted_forced_run_keeps_the_result_and_goes_on_when_forced_again(tractbench, smoke, monkeypatch):
+    first = smoke
     before = files(Path("runs"))
     with monkeypatch.context() as patch:
         patch.setattr(Distillation, "measure", _stop_after(40))
