@@ -83,7 +83,6 @@ def score_samples(
 ) -> dict[str, Metric]:
     """Return every metric of the protocol over the cell's sampling seeds."""
     config, protocol = cell.config, scorer.protocol
-    scorer.prepare()
     per_seed: list[dict[str, float]] = []
     with progress.task("sampling and scoring", config.samples * len(config.sampling_seeds), "image") as task:
         for seed in config.sampling_seeds:
