@@ -143,7 +143,7 @@ def test_a_record_is_written_last(tractbench, monkeypatch):
 
 
 def test_two_cells_of_one_student_train_it_once(tmp_path):
-    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "256K", "--sampling-seeds", seeds]
+    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "96K", "--sampling-seeds", seeds]
                 for seeds in ("0", "1")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     both = [subprocess.Popen(c, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) for c in commands]
@@ -158,20 +158,22 @@ def test_two_cells_of_one_student_train_it_once(tmp_path):
 
 
 def test_who_waits_for_a_student_takes_over_when_the_first_dies(tmp_path):
-    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "1M", "--checkpoint-every", "1s",
+    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "96K", "--checkpoint-every", "0.2s",
                  "--sampling-seeds", seeds] for seeds in ("0", "1")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(commands[0], cwd=tmp_path, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/students/*/checkpoint-*.safetensors")):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)  # it holds the student and does not get on with it
     second = subprocess.Popen(commands[1], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     assert second.stderr is not None
     for line in second.stderr:
         if "is being trained by" in line:
             break
     first.kill()
+    first.wait()
     rest = second.stderr.read()
     assert second.wait(300) == 0, rest
     assert "resuming at step" in rest
