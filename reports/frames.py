@@ -208,7 +208,8 @@ def _settings(config: RunConfig | RecordedConfig) -> dict[str, object]:
 def cell_key(record: Record) -> str:
     """Return a hash of all that two runs of one cell share: everything but their seeds.
 
-    Runs of another teacher, data, reference statistics, plugin source or results version are never in one cell.
+    Runs of another teacher, data, reference statistics, plugin source or version of training or scoring are never in
+    one cell.
     """
     config = record.config.model_dump(mode="json", exclude={"seed", "sampling_seeds"})
     hashes = {key: value for key, value in record.hashes.items() if key != "student"}

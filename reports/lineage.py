@@ -34,7 +34,7 @@ class RunOrigin(_Value):
         seed: training seed.
         scores: of each sampling seed.
         quoted: the number that the protocol quotes of them.
-        command: as it was typed.
+        command: that makes it.
         created: when it was recorded.
         folder: inside the store.
         training_seconds: wall time of training.

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from tractbench.config.resolve import resolve
+from tractbench.io.tensors import save_tensors
 from tractbench.results.record import Metric, Record, RecordedConfig
 from tractbench.results.store import CELLS, MARKER, STUDENT, Store
-from tractbench.training.checkpoint import save_checkpoint
 
 TABLE_1 = Path(__file__).parent / "fixtures" / "records-format1.jsonl"
 """What the first release wrote: two runs of one TRACT student, and one of DDIM."""
@@ -51,7 +51,7 @@ def add(store, one, weight=1.0):
 
 
 def write_student(path, student, weight=1.0):
-    save_checkpoint(path, {"weight": torch.full((8,), weight)}, {"student": student})
+    save_tensors(path, {"weight": torch.full((8,), weight)}, {"student": student})
 
 
 @cache

@@ -4,12 +4,12 @@ from contextlib import suppress
 import pytest
 from store_data import TABLE_1, add, contents, digest, format1, record, write_student
 
+from tractbench.io.tensors import save_tensors
 from tractbench.progress import Progress
 from tractbench.results import upgrade as upgrading
 from tractbench.results.check import check, repair
 from tractbench.results.locks import exclusive
 from tractbench.results.store import MARKER, STUDENT, Store
-from tractbench.training.checkpoint import save_checkpoint
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_the_checkpoint_of_a_run_that_never_ended_goes_to_its_student(tmp_path):
     folder = root / "tract-digits-small-nfe1-seed5-0123abcd-89abcdef"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    save_checkpoint(folder / "checkpoint.safetensors", {}, {"student": "0123abcd" * 8})
+    save_tensors(folder / "checkpoint.safetensors", {}, {"student": "0123abcd" * 8})
     repair(Store(root), Progress())
     assert (root / "students" / ("0123abcd" * 8) / "checkpoint.safetensors").exists()
     assert (root / "damaged" / "cells" / folder.name / "config.json").exists()

@@ -61,11 +61,12 @@ def evaluate(
     from tractbench.evaluation.images import open_samples
     from tractbench.io.files import write_atomic
     from tractbench.registry import load_dataset
+    from tractbench.results.store import RECORD
     from tractbench.training.numerics import precision
 
     where = chosen_device(device)
     made = None
-    if path is not None and (path / "record.json").is_file():
+    if path is not None and (path / RECORD).is_file():
         from tractbench.pipeline.rescore import run_samples
 
         made, config = run_samples(path, where, samples)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tractbench.errors import InterruptedRunError
@@ -38,10 +38,12 @@ def interrupts() -> Iterator[Interrupt]:
     def request(number: int, frame: FrameType | None) -> None:
         asked.signal = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"\n{asked.signal}: saving and stopping; Ctrl-C stops at once", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone; and print() is not for handlers
+            os.write(2, f"\n{asked.signal}: saving and stopping; Ctrl-C stops at once\n".encode())
 
     numbers = [getattr(signal, name) for name in EXIT_CODES if hasattr(signal, name)]  # Windows has two of them
-    before = {number: signal.signal(number, request) for number in numbers}
+    ignored = {number for number in numbers if signal.getsignal(number) is signal.SIG_IGN}  # nohup, background jobs
+    before = {number: signal.signal(number, request) for number in numbers if number not in ignored}
     try:
         yield asked
     except InterruptedRunError as error:

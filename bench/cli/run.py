@@ -10,7 +10,7 @@ import typer
 
 from tractbench.cli.interrupts import interrupts
 from tractbench.cli.options import Device, Json, Quiet, Runs, chosen_device, parse_duration, progress, with_settings
-from tractbench.errors import InterruptedRunError, RunFailedError
+from tractbench.errors import InterruptedRunError, TractbenchError
 
 if TYPE_CHECKING:
     from tractbench.config.fields import RunConfig
@@ -60,9 +60,9 @@ def run(
         with interrupts() as stop:
             runtime = Runtime(chosen_device(device), sample_batch, weights, force, every, stop)
             outcome = make_run(resolved, chosen_method, chosen_dataset, store, bar, runtime)
-    except (RunFailedError, InterruptedRunError) as error:
+    except TractbenchError as error:
         if as_json:
-            status = "failed" if isinstance(error, RunFailedError) else "interrupted"
+            status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
             print(json.dumps({"status": status, "reason": str(error), "method": resolved.method,
                               "dataset": resolved.dataset, "nfe": resolved.nfe, "tier": resolved.tier}))  # fmt: skip
         raise

@@ -113,20 +113,12 @@ class RunConfig(BaseModel):
         return self
 
 
-SAMPLING_FIELDS = frozenset({"nfe", "sampling_seeds", "samples", "chunk", "protocol"})
-"""What may change without training another student (a trained student's steps stand in its schedule)."""
-
-UNTRAINED_FIELDS = SAMPLING_FIELDS | {
-    "method",
-    "dataset",
-    "tier",
-    "process",
-    "teacher",
-    "grid_steps",
-    "clip_sample",
-    "precision",
-    "options",
-}
+UNTRAINED_FIELDS = frozenset(
+    {
+        *("method", "dataset", "tier", "process", "teacher", "grid_steps", "nfe", "sampling_seeds", "samples", "chunk"),
+        *("clip_sample", "precision", "protocol", "options"),
+    }
+)
 """What a method that trains nothing depends on."""
 
 

@@ -10,7 +10,7 @@ Everything here follows from the configuration, the cards and the data manifests
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -78,14 +78,24 @@ def idle_fields(config: RunConfig, method: Method) -> frozenset[str]:
         idle.add("lr_schedule")
     if all(afresh[1:]):
         idle |= {"ema_reset", "phase_start"}
-    together = longest = 0  # steps that one self-teacher lives for
-    for index in range(len(phases)):
-        reset = afresh[index] or config.phase_start == "from_teacher"
-        together = (0 if reset else together) + (last if index == len(phases) - 1 else each)
-        longest = max(longest, together)
-    if not method.self_teacher or longest <= 2:  # its first update copies the student, whatever the momentum
+    lengths = [each] * (len(phases) - 1) + [last]
+    # the first update of an average copies the student, whatever its momentum; a self-teacher is read before its update
+    taught = [new or config.phase_start == "from_teacher" for new in afresh]
+    if not method.self_teacher or _longest(lengths, taught) <= 2:
         idle.add("mu_s")
+    averaged = [new or config.ema_reset == "phase" for new in afresh]
+    if _longest(lengths, averaged) == 1:
+        idle |= {"mu_i", "ema_residual"}
     return frozenset(idle)
+
+
+def _longest(lengths: Sequence[int], restarts: Sequence[bool]) -> int:
+    """Return the most steps between two restarts, one of which may be at the start of each phase."""
+    most = together = 0
+    for length, restart in zip(lengths, restarts, strict=True):
+        together = length if restart else together + length
+        most = max(most, together)
+    return most
 
 
 def training_form(config: RunConfig, method: Method) -> dict[str, object]:

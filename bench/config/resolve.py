@@ -66,7 +66,7 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
             f"method '{method_class.name}' has no process {process!r}" + nearest_name(process, method_class.processes)
         )
     workload = dataset.workload
-    if process not in workload.teachers and "teacher" not in given:
+    if process not in workload.teachers and "teacher" not in given and "teacher" not in preset:
         raise ConfigError(
             f"data set '{dataset.name}' ships no '{process}' teacher; train one with 'tractbench teacher "
             f"train --dataset {dataset.name} --process {process}' and name its card with --teacher"

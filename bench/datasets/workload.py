@@ -203,7 +203,7 @@ def load_workload(path: Path) -> Workload:
         raise ConfigError(f"{path}: {_complaint(error)}") from error
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, object]:
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -213,9 +213,9 @@ def _read(path: Path) -> dict[str, object]:
     like = written.pop("like", None)
     if like is None:
         return written
-    if not isinstance(like, str) or path.parent / like == path:
+    if not isinstance(like, str) or path.parent / like in (path, *seen):
         raise ConfigError(f"{path}: like {like!r}: name another file of the same folder")
-    return {**_read(path.parent / like), **written}
+    return {**_read(path.parent / like, (path, *seen)), **written}
 
 
 def _complaint(error: ValidationError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 from tractbench.errors import StoreError
 from tractbench.io.files import file_sha256, write_atomic
 from tractbench.progress import Progress
+
+POLL_SECONDS = 0.5
 
 
 def keep_sealed(files: Sequence[Path], compute: Callable[[], None], progress: Progress) -> None:
@@ -60,8 +62,11 @@ def _alone(seal: Path, progress: Progress) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.message(f"waiting for another process that computes {seal.stem}")
-            lock.acquire()
+            with progress.task(f"waiting for another process that computes {seal.stem}", 0, "s") as task:
+                while not lock.is_locked:
+                    with suppress(Timeout):
+                        lock.acquire(timeout=POLL_SECONDS)
+                    task.advance(0)  # who waits may be asked to stop
     except OSError as error:
         raise StoreError(f"cannot write {seal.parent}: {error.strerror}; choose a folder you can write to") from error
     try:

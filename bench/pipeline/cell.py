@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +58,7 @@ class Cell:
     @cached_property
     def command(self) -> str:
         """The command that makes it."""
-        weights = f" --weights {self.weights}" if self.weights else ""
+        weights = f" --weights {shlex.quote(str(self.weights.absolute()))}" if self.weights else ""
         return run_command(given_settings(self.config)) + weights
 
 

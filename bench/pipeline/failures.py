@@ -7,7 +7,14 @@ import torch
 from tractbench.errors import RunFailedError
 from tractbench.results.record import Failure
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "alloc_failed",
+)
+BUILD = ("no kernel image", "not compiled with")
 LOST = ("cuda error", "device-side assert", "unspecified launch failure", "nccl error", "has fallen off the bus")
 
 
@@ -16,6 +23,8 @@ def failure_kind(error: BaseException) -> Failure:
     text = str(error).lower()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _says(error, text, OUT_OF_MEMORY):
         return "out of memory"
+    if _says(error, text, BUILD):
+        return "error"
     if isinstance(error, getattr(torch, "AcceleratorError", ())) or _says(error, text, LOST):
         return "lost the device"
     if isinstance(error, RunFailedError) and text.startswith("diverged"):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from tractbench.config.fields import RunConfig
-from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.denoiser import Denoiser, on_device
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.sample_set import SampleSet
+from tractbench.io.tensors import tensors_digest
 from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
@@ -46,7 +47,10 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
     teacher = load_teacher(cell.config.teacher, cell.dataset, cell.process).to(device)
     denoiser: Denoiser = teacher.denoiser
     if cell.method.trains:
-        denoiser = load_student(student_file(folder, record.student, STUDENT), record.student, cell, teacher).denoiser
+        weights = student_file(folder, record.student, STUDENT)
+        denoiser = on_device(load_student(weights, record.student, cell, teacher).denoiser, device)
+        if isinstance(denoiser, nn.Module) and tensors_digest(denoiser.state_dict()) != record.hashes.get("student"):
+            raise DamagedFileError(f"{weights} was trained again since this run was scored; run it again with --force")
     if samples is not None:
         cell = replace(cell, config=cell.config.model_copy(update={"samples": samples}))
     runtime, sampled = Runtime(device), sampled_in(denoiser, cell.config.precision, device)

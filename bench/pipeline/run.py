@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,14 +26,14 @@ from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.draw import draw_pictures
 from tractbench.pipeline.failures import failure_kind, failure_reason
 from tractbench.pipeline.needs import check_needs
-from tractbench.pipeline.runtime import Runtime
+from tractbench.pipeline.runtime import Runtime, StoppingProgress
 from tractbench.pipeline.samples import count_evaluations, score_samples
 from tractbench.pipeline.student import count_parameters, make_student, teacher_ends
 from tractbench.progress import Progress
 from tractbench.registry import distribution_hash
 from tractbench.results.provenance import environment
 from tractbench.results.record import Failure, Record, RecordedConfig, Seconds
-from tractbench.results.store import Store
+from tractbench.results.store import CONFIG, Store
 from tractbench.teachers.load import load_teacher
 from tractbench.training.numerics import precision, sampled_in
 
@@ -65,7 +66,11 @@ def run(
         with store.lock_cell(folder):
             if not runtime.force and (found := store.find(cell.id, config)):  # made while this process waited
                 return Outcome(found, reused=True)
-            return Outcome(_Attempt(cell, store, folder, progress, runtime).make(), reused=False)
+            with precision(config.precision, runtime.device):  # as the networks' passes are made
+                machine = environment(runtime.device)
+            stoppable = StoppingProgress(progress, runtime.stop)
+            attempt = _Attempt(cell, store, folder, stoppable, runtime, machine)
+            return Outcome(attempt.make(), reused=False)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,11 @@ class _Attempt:
     folder: Path
     progress: Progress
     runtime: Runtime
+    environment: dict[str, object]
 
     def make(self) -> Record:
         """Make the run and record its end."""
-        write_atomic(self.folder / "config.json", self.cell.config.model_dump_json(indent=2) + "\n")
+        write_atomic(self.folder / CONFIG, self.cell.config.model_dump_json(indent=2) + "\n")
         self.store.log(self.folder, f"started: {self.cell.command}")
         try:
             record = self._made()
@@ -91,7 +97,7 @@ class _Attempt:
             kind = failure_kind(error)
             reason = failure_reason(error, kind, self.runtime.device)
             if not isinstance(error, TractbenchError):
-                self.store.log(self.folder, traceback.format_exc())
+                self._log(traceback.format_exc())
             self._end("failed", kind, reason)
             if kind == "error" or isinstance(error, TractbenchError):
                 raise
@@ -104,8 +110,12 @@ class _Attempt:
         """Record an end that is none; where nothing can be written, what is raised says more than that."""
         try:
             self.store.write(self._record(status=status, failure=kind, reason=reason))
-        except TractbenchError as error:
+        except Exception as error:
             self.progress.message(f"the end of this run could not be recorded: {error}")
+
+    def _log(self, text: str) -> None:
+        with suppress(TractbenchError):  # a full disk: what is raised says more
+            self.store.log(self.folder, text)
 
     def _made(self) -> Record:
         cell, runtime, dataset = self.cell, self.runtime, self.cell.dataset
@@ -156,7 +166,7 @@ class _Attempt:
             "scoring_version": SCORING_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": RecordedConfig.of(self.cell.config),
-            "environment": environment(self.runtime.device),
+            "environment": self.environment,
             "hashes": self._hashes(),
             "command": self.cell.command,
             "folder": self.folder.relative_to(self.store.root).as_posix(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import InterruptedRunError
+from tractbench.progress import Progress, Task
 from tractbench.training.loop import CHECKPOINT_EVERY
 
 
@@ -50,6 +52,41 @@ class Stoppable:
         if self._stop():
             raise InterruptedRunError(f"stopped while sampling; {self._kept}; the same command does the rest")
         return self._denoiser(x_t, t, labels)
+
+
+class StoppingProgress(Progress):
+    """A reporter that ends whatever reports to it when the run is asked to stop.
+
+    Raises:
+        InterruptedRunError: from ``advance``, once ``stop`` returned True.
+    """
+
+    def __init__(self, progress: Progress, stop: Callable[[], bool]) -> None:
+        self._progress, self._stop = progress, stop
+
+    @contextmanager
+    def task(self, description: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Report work, asking at every advance."""
+        with self._progress.task(description, total, unit, done) as task:
+            yield task if description in OWN_STOPS else _StoppingTask(task, self._stop, description)
+
+    def message(self, text: str) -> None:
+        """Say one line."""
+        self._progress.message(text)
+
+
+class _StoppingTask(Task):
+    def __init__(self, task: Task, stop: Callable[[], bool], description: str) -> None:
+        self._task, self._stop, self._description = task, stop, description
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._task.advance(amount, note)
+        if self._stop():
+            raise InterruptedRunError(f"stopped: {self._description}; the same command goes on")
+
+
+OWN_STOPS = ("training", "sampling and scoring")
+"""Work that asks for itself, and saves or says what is kept."""
 
 
 def synchronise(device: str) -> None:

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from tractbench.config.fields import RunConfig
+from tractbench.config.identity import SCORING_VERSION
 from tractbench.datasets.base import Dataset
-from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.denoiser import Denoiser, on_device
 from tractbench.errors import DamagedFileError
 from tractbench.evaluation.ends import TeacherEnds
 from tractbench.io.files import write_atomic
@@ -97,15 +98,17 @@ def make_student(
         return Student(teacher.denoiser, Training(), (shown,))
     folder = store.student_folder(cell.student)
     if not runtime.force and (folder / STUDENT).is_file():
-        return _found(cell, teacher, folder, name, progress, runtime)
+        return _found(cell, teacher, ends, folder, name, progress, runtime)
     with store.lock_student(cell.student, name, progress.message, runtime.stop):
         if not runtime.force and (folder / STUDENT).is_file():
-            return _found(cell, teacher, folder, name, progress, runtime)
+            return _found(cell, teacher, ends, folder, name, progress, runtime)
         return _trained(cell, teacher, ends, folder, name, progress, runtime)
 
 
 def load_student(path: Path, student: str, cell: Cell, teacher: Teacher) -> Student:
     """Load a student's file; ``training.reused_from`` names the run that trained it.
+
+    It has no distillation errors if they were measured under another version of the scoring.
 
     Raises:
         DamagedFileError: it cannot be read, or is of another student.
@@ -118,19 +121,28 @@ def load_student(path: Path, student: str, cell: Cell, teacher: Teacher) -> Stud
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise DamagedFileError(f"{path} does not fit its network; delete it to train again") from error
-    errors = TypeAdapter(tuple[DistillationError, ...]).validate_python(header["distillation_errors"])
+    measured = header["distillation_errors"] if header.get("scoring_version") == SCORING_VERSION else ()
+    errors = TypeAdapter(tuple[DistillationError, ...]).validate_python(measured)
     return Student(network, Training.model_validate(header["training"]), errors)
 
 
-def _found(cell: Cell, teacher: Teacher, folder: Path, name: str, progress: Progress, runtime: Runtime) -> Student:
+def _found(
+    cell: Cell, teacher: Teacher, ends: TeacherEnds, folder: Path, name: str, progress: Progress, runtime: Runtime
+) -> Student:
     found = load_student(folder / STUDENT, cell.student, cell, teacher)
     training = found.training
     if training.reused_from == name:  # this very run trained it before
         training = training.model_copy(update={"reused_from": None, "environment": {}})
     else:
         progress.message(f"using the student of {training.reused_from}")
-    denoiser = found.denoiser
-    return Student(denoiser.to(runtime.device) if isinstance(denoiser, nn.Module) else denoiser, training, found.errors)
+    denoiser = on_device(found.denoiser, runtime.device)
+    errors = found.errors
+    if not errors:  # of the phases before the last one there is no student any more
+        phases = cell.method.phases(cell.config.schedule)
+        start, end = phases[-1].start, phases[-1].end
+        error = ends.error(_sampled(cell, denoiser, runtime), end, cell.method.sampler())
+        errors = (DistillationError(phase=len(phases), start=start, end=end, error=error),)
+    return Student(denoiser, training, errors)
 
 
 def _trained(
@@ -175,10 +187,12 @@ def _trained(
         "student": cell.student,
         "training": training.model_dump(mode="json") | for_others,
         "distillation_errors": [error.model_dump() for error in errors],
+        "scoring_version": SCORING_VERSION,
     }
     write_atomic(folder / LOSSES, loss_table(distilled.losses))
     save_tensors(folder / STUDENT, distilled.student.state_dict(), header)
-    checkpoints.clear()
+    for prefix in (CHECKPOINT, f"forced-{CHECKPOINT}"):
+        Checkpoints(folder, cell.student, prefix).clear()
     return Student(distilled.student, training, errors)
 
 

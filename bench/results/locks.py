@@ -37,7 +37,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: another process is in it, or it cannot be written.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=1)  # who only looks whether it is held lets go at once
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

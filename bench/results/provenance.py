@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from tractbench.training.numerics import flags
 
 PACKAGES = (
     "tractbench", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pydantic", "safetensors", "scikit-learn",
@@ -39,26 +40,13 @@ def environment(device: str) -> dict[str, object]:
 
 def numerics() -> dict[str, object]:
     """Return torch's global settings that decide how numbers are rounded and which kernels run."""
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    return {
-        "tf32_matmul": _legacy(lambda: bool(cuda.allow_tf32)),
-        "tf32_cudnn": _legacy(lambda: bool(cudnn.allow_tf32)),
-        "float32_matmul_precision": _legacy(torch.get_float32_matmul_precision),
-        "fp32_precision_matmul": getattr(cuda, "fp32_precision", None),
-        "fp32_precision_cudnn": getattr(cudnn, "fp32_precision", None),
+    cudnn = torch.backends.cudnn
+    return flags() | {
         "cudnn_benchmark": cudnn.benchmark,
         "cudnn_deterministic": cudnn.deterministic,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-
-
-def _legacy(read: Callable[[], object]) -> object:
-    """Return a setting, or None where torch refuses to say it because its newer name was set."""
-    try:
-        return read()
-    except RuntimeError:
-        return None
 
 
 def _gpu() -> dict[str, object]:

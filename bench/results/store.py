@@ -67,7 +67,7 @@ class Store:
             if marker.is_file():
                 self.format = _read_marker(marker)
                 return
-            if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            if root.exists() and (not root.is_dir() or _occupied(root)) and not marker.is_file():
                 raise StoreError(f"{root} is not empty and not a tractbench store; choose another --runs folder")
         except OSError as error:
             raise StoreError(f"cannot read {root}: {error.strerror}; choose another --runs folder") from error
@@ -252,6 +252,11 @@ class Store:
         self.require_writable()
         if not self.exists:
             write_atomic(self.root / MARKER, json.dumps({"format": FORMAT}) + "\n")
+
+
+def _occupied(root: Path) -> bool:
+    """Whether anything lies in a folder but a marker that another process is writing, or was when it was killed."""
+    return any(not re.fullmatch(rf"\.{re.escape(MARKER)}\..*\.tmp", path.name) for path in root.iterdir())
 
 
 def cell_name(config: RunConfig | RecordedConfig) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tractbench.errors import DamagedFileError
 from tractbench.io.tensors import load_tensors, read_header, save_tensors
 from tractbench.training.state import Numbers, State
@@ -72,9 +74,14 @@ class Checkpoints:
                 continue
             if header.pop("student", None) != self.student:
                 continue
+            try:
+                numbers = Numbers.model_validate(header)
+            except ValidationError:
+                damaged[path] = DamagedFileError(f"{path} is not what this release saves; {REMEDY}")
+                continue
             for bad in damaged:
                 tell(f"{bad} is damaged; going on from {path.name} instead")
-            return State(tensors, Numbers.model_validate(header))
+            return State(tensors, numbers)
         if len(damaged) > 1:
             names = " and ".join(map(str, damaged))
             raise DamagedFileError(f"{names} are damaged; delete them to train from the start")

@@ -100,6 +100,18 @@ class _Flags(NamedTuple):
     newer: tuple[str, ...]
 
 
+def flags() -> dict[str, object]:
+    """Return the settings that decide how float32 products are computed, by name; None where torch says none."""
+    read = _read_flags()
+    newer = dict(zip(GPU_PARTS + CPU_PARTS, read.newer, strict=False))
+    return {
+        "float32_matmul_precision": read.products,
+        "cudnn.allow_tf32": read.convolutions,
+        "bf16_reduced_precision_reduction": read.reduced,
+        **{f"{name}.fp32_precision": value for name, value in newer.items()},
+    }
+
+
 class _Part(Protocol):
     fp32_precision: str
 
