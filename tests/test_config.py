@@ -308,7 +308,7 @@ def test_the_smallest_budget_that_is_proposed_is_enough():
         ({"process": "vpp"}, "'vpp'", "did you mean 'vp'"),
         ({"bugdet": 3}, "'bugdet'", "did you mean 'budget'"),
         ({"clip_targt": True}, "'clip_targt'", "did you mean 'clip_target'"),
-        ({"options": {"clip_target": False}}, "'options'", "known:"),
+        ({"options": {"clip_target": False}}, "'options'", "did you mean"),
         ({"loss_weight": "snrr"}, "'snrr'", "did you mean 'snr'"),
         ({"lr_schedule": "liner"}, "'liner'", "did you mean 'linear'"),
         ({"ema_reset": "phases"}, "'phases'", "did you mean 'phase'"),
