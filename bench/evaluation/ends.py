@@ -67,6 +67,7 @@ class TeacherEnds:
         self._teacher, self._process, self._shape, self.steps = teacher, process, shape, steps
         self._solver, self._clip, self._classes, self._device = solver, clip, classes, device
         self._group, self._progress = group, progress or Progress()
+        self._own = own_images(ENDS, (CHUNK,), group)
         parts = [SCORING_VERSION, teacher_hash, process.key, steps, solver, clip, classes, precision]
         self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.npy"
 
@@ -104,7 +105,7 @@ class TeacherEnds:
         return group.from_main(lambda: torch.from_numpy(np.load(self._path)))
 
     def _compute(self) -> None:
-        with self._progress.task(f"teacher, {self.steps} steps", ENDS, "image") as task:
+        with self._progress.task(f"teacher, {self.steps} steps", len(self._own), "image") as task:
             ends = self._samples(self._teacher, self.steps, self._solver, task).numpy()
 
         def write(file: Path) -> None:
@@ -114,16 +115,15 @@ class TeacherEnds:
         write_atomic(self._path, write)
 
     def _samples(self, denoiser: Denoiser, steps: int, solver: str, task: Task | None = None) -> Tensor:
-        own = own_images(ENDS, (CHUNK,), self._group)
         batches = sample(
             denoiser,
             self._process,
             self._shape,
             SEED,
-            own.stop,
+            self._own.stop,
             steps,
             chunk=CHUNK,
-            first=own.start,
+            first=self._own.start,
             solver=solver,
             classes=self._classes,
             clip=self._clip,

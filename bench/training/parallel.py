@@ -7,6 +7,7 @@ whose methods do nothing and import nothing.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,9 +168,11 @@ class Processes(Group):
         """
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(
-            network, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
-        )
+        with warnings.catch_warnings():  # PyTorch 2.14 wants a name for broadcast_buffers that others lack
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                network, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+            )
 
     def first(self, key: str, value: str) -> str:
         """Ask the launcher's key-value store, which outlives a process that failed."""
