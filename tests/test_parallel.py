@@ -182,7 +182,7 @@ def distillation(images, **how):
         "protocol": "raw", "gradients": "clip_norm",
     })  # fmt: skip
     teacher = Network().requires_grad_(False).eval()
-    return Distillation(config, TRACT(), VP(8), teacher, images, **how)
+    return Distillation(config, TRACT(), VP(), teacher, images, **how)
 
 
 def trained(run):
