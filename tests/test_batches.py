@@ -102,7 +102,7 @@ def test_the_distributions():
 def test_a_batch_is_the_forward_process_of_decoded_images():
     sets = batches(50, labels=torch.arange(200))
     drawn = sets.draw(4)
-    batch = sets.noisy(drawn, VP(), lambda u: group_times(u, Phase(8, 2)))
+    batch = sets.noisy(sets.examples(drawn), VP(), lambda u: group_times(u, Phase(8, 2)))
     plain = sets.images[drawn.index] / 1000
     mirrored = drawn.mirrored[:, None, None, None]
     assert torch.equal(batch.x0, torch.where(mirrored, plain.flip(-1), plain))
@@ -118,5 +118,5 @@ def test_only_drawn_images_are_decoded_once():
     decoded = []
     images = torch.zeros((1000, *SHAPE), dtype=torch.uint8)
     sets = Batches(0, 40, images, lambda x: decoded.append(len(x)) or x.float(), None, False, "cpu")
-    sets.noisy(sets.draw(0), VP(), lambda u: group_times(u, Phase(8, 2)))
+    sets.noisy(sets.examples(sets.draw(0)), VP(), lambda u: group_times(u, Phase(8, 2)))
     assert decoded == [40]

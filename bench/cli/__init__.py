@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import NoReturn
 
 import typer
 
 from tractbench.cli.data import data_app
+from tractbench.cli.ending import tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
 from tractbench.cli.plan import doctor, plan
@@ -42,28 +41,13 @@ app.add_typer(teacher_app, name="teacher")
 app.add_typer(features_app, name="features")
 
 
-def _stop(message: str, code: int) -> NoReturn:
-    print(f"tractbench: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     try:
         result = app(standalone_mode=False)
-    except TractbenchError as error:
-        _stop(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped; what was finished is kept, nothing is left half-written", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        describe = getattr(error, "format_message", None)  # usage errors of typer, whichever click it carries
-        if describe is None:
+    except (Exception, KeyboardInterrupt) as error:
+        known = TractbenchError | KeyboardInterrupt | typer.Abort | BrokenPipeError
+        if not isinstance(error, known) and not hasattr(error, "format_message"):
             raise
-        text = " ".join(str(describe()).split())
-        if not text:
-            sys.exit(2)  # help was shown
-        _stop(f"{text.rstrip('.')}; see 'tractbench --help'", 2)
+        sys.exit(tell(error))
     sys.exit(result if isinstance(result, int) else 0)

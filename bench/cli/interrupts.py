@@ -7,8 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from tractbench.errors import InterruptedRunError
+
+if TYPE_CHECKING:
+    from tractbench.training.parallel import Group
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 75}
 """Exit status by signal: the shell's 128 + number, and sysexits' EX_TEMPFAIL for SIGUSR1, which batch systems send
@@ -16,30 +20,49 @@ ahead of the end so that the same command is queued again. In every case the sam
 
 
 class Interrupt:
-    """Whether, and by which signal, a run was asked to stop; call it to ask."""
+    """Whether, and by which signal, a run was asked to stop; call it to ask.
 
-    def __init__(self) -> None:
+    Args:
+        group: the processes of the run; those that got no signal learn of it when they stop with the others.
+    """
+
+    def __init__(self, group: Group) -> None:
         self.signal: str | None = None
+        self._group = group
 
     def __call__(self) -> bool:
         """Whether to stop."""
+        if self.signal is not None:
+            self._group.first("signal", self.signal)
         return self.signal is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status of the signal that any process got first, None if there was none."""
+        name = self._group.known("signal") or self.signal
+        return EXIT_CODES[name] if name is not None else None
 
 
 @contextmanager
-def interrupts() -> Iterator[Interrupt]:
+def interrupts(group: Group) -> Iterator[Interrupt]:
     """Turn the first signal into a request to stop between two steps; a Ctrl-C after it stops at once.
+
+    Args:
+        group: the processes of the run; launchers send a signal to each, of which rank 0 speaks.
 
     Raises:
         InterruptedRunError: as the body raised it, with the exit status of the signal.
     """
-    asked = Interrupt()
+    asked = Interrupt(group)
 
     def request(number: int, frame: FrameType | None) -> None:
+        if asked.signal is not None:  # launchers say it twice
+            return
         asked.signal = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with suppress(OSError):  # the terminal may be gone; and print() is not for handlers
-            os.write(2, f"\n{asked.signal}: saving and stopping; Ctrl-C stops at once\n".encode())
+        if group.is_main:
+            with suppress(OSError):  # the terminal may be gone; and print() is not for handlers
+                os.write(2, f"\n{asked.signal}: saving and stopping; Ctrl-C stops at once\n".encode())
 
     numbers = [getattr(signal, name) for name in EXIT_CODES if hasattr(signal, name)]  # Windows has two of them
     ignored = {number for number in numbers if signal.getsignal(number) is signal.SIG_IGN}  # nohup, background jobs
@@ -47,8 +70,7 @@ def interrupts() -> Iterator[Interrupt]:
     try:
         yield asked
     except InterruptedRunError as error:
-        if asked.signal is not None:
-            error.exit_code = EXIT_CODES[asked.signal]
+        error.exit_code = asked.exit_code or error.exit_code
         raise
     finally:
         for number, handler in before.items():

@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Tables = Annotated[
     Path | None, typer.Option(help="Folder of tables of your own (*.toml) instead of the paper's.", show_default=False)
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
 
 
@@ -125,15 +125,28 @@ def progress(quiet: bool) -> Progress:
 
 
 def chosen_device(name: str) -> str:
-    """Return ``cpu`` or ``cuda`` for the name that the user gave."""
+    """Return ``cpu``, ``cuda`` or ``cuda:N`` for the name that the user gave.
+
+    Raises:
+        ConfigError: there is no such device here, or runs cannot use it.
+    """
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    name = choose(name, "device", ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda': torch sees no GPU here; use --device cpu")
-    return name
+    kind, colon, number = name.partition(":")
+    kind = choose(kind, "device", ("auto", "cpu", "cuda", "mps"))
+    if kind == "mps":
+        raise ConfigError("device 'mps': it has no float64, in which times and samples are computed; use --device cpu")
+    if kind != "cuda" and colon:
+        raise ConfigError(f"device {name!r}: only GPUs have numbers; use --device {kind}")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise ConfigError(f"device '{name}': torch sees no GPU here; use --device cpu")
+        if colon and (not number.isdecimal() or int(number) >= count):
+            raise ConfigError(f"device '{name}': torch sees {count} GPUs here; use --device cuda:0 to cuda:{count - 1}")
+    return "cuda" + colon + number if kind == "cuda" else chosen_device("auto") if kind == "auto" else kind
 
 
 def parse_duration(text: str) -> float:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tractbench.cli.interrupts import interrupts
-from tractbench.cli.options import Device, Json, Quiet, Runs, chosen_device, parse_duration, progress, with_settings
+from tractbench.cli.options import Device, Json, Quiet, Runs, parse_duration, progress, with_settings
+from tractbench.cli.processes import processes
 from tractbench.errors import InterruptedRunError, TractbenchError
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ def run(
     checkpoint_every: Annotated[
         str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h; the last two are kept.")
     ] = "10m",
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Examples whose training passes run together, where memory is short.")
+    ] = None,
+    compiling: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the networks (torch.compile); numbers differ by rounding."),
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -39,7 +47,7 @@ def run(
 
     The same command again finds the result done; an interrupted one goes on where it stopped. Ctrl-C, SIGTERM,
     SIGHUP and SIGUSR1 save and stop, with exit status 130, 143, 129 and 75; a failed run ends with 1, an impossible one
-    with 2.
+    with 2. Under torchrun or accelerate launch several processes share one run.
 
     Examples:
       tractbench run --method tract --dataset digits --nfe 1
@@ -52,24 +60,30 @@ def run(
     from tractbench.pipeline.runtime import Runtime
     from tractbench.results.store import Store
 
-    resolved, chosen_method, chosen_dataset = resolve(settings)
-    store, every = Store(runs, create=True), parse_duration(checkpoint_every)
-    bar = progress(quiet)
-    bar.message(_announce(resolved))
-    try:
-        with interrupts() as stop:
-            runtime = Runtime(chosen_device(device), sample_batch, weights, force, every, stop)
-            outcome = make_run(resolved, chosen_method, chosen_dataset, store, bar, runtime)
-    except TractbenchError as error:
+    with processes(device) as group:
+        resolved, chosen_method, chosen_dataset = resolve(settings)
+        store, every = Store(runs, create=True), parse_duration(checkpoint_every)
+        group.barrier()  # until every process has seen the store as it was
+        bar = progress(quiet or not group.is_main)
+        bar.message(_announce(resolved))
+        try:
+            with interrupts(group) as stop:
+                runtime = Runtime(
+                    group.device, sample_batch, weights, force, every, stop, group, micro_batch, compiling
+                )
+                outcome = make_run(resolved, chosen_method, chosen_dataset, store, bar, runtime)
+        except TractbenchError as error:
+            if as_json and group.is_main:
+                status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+                names = {name: getattr(resolved, name) for name in ("method", "dataset", "nfe", "tier")}
+                print(json.dumps({"status": status, "reason": str(error), **names}))
+            raise
+        if not group.is_main:
+            return
         if as_json:
-            status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-            print(json.dumps({"status": status, "reason": str(error), "method": resolved.method,
-                              "dataset": resolved.dataset, "nfe": resolved.nfe, "tier": resolved.tier}))  # fmt: skip
-        raise
-    if as_json:
-        print(json.dumps(_run_object(outcome.record, outcome.reused, store.root)))
-    elif not quiet:
-        print_outcome(outcome.record, outcome.reused, store.root)
+            print(json.dumps(_run_object(outcome.record, outcome.reused, store.root)))
+        elif not quiet:
+            print_outcome(outcome.record, outcome.reused, store.root)
 
 
 def _announce(config: RunConfig) -> str:

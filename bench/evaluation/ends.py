@@ -13,11 +13,13 @@ from torch import Tensor
 from tractbench.config.identity import SCORING_VERSION
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
+from tractbench.evaluation.part import own_images
 from tractbench.evaluation.sampling import sample
 from tractbench.io.canonical import canonical
 from tractbench.io.files import write_atomic
 from tractbench.io.sealed import keep_sealed
 from tractbench.progress import Progress, Task
+from tractbench.training.parallel import ALONE, Group
 
 ENDS = 512
 """Noises on which students are compared with their teacher, however many samples a run scores."""
@@ -41,6 +43,7 @@ class TeacherEnds:
         classes: number of classes, 0 for none.
         precision: numerics of the networks' passes, which the denoisers given see to.
         device: where networks run.
+        group: the processes that share out the sampling; all of them must ask for errors and ends.
         progress: draws the bar, and says when the file is damaged and so computed again.
     """
 
@@ -58,11 +61,13 @@ class TeacherEnds:
         classes: int = 0,
         precision: str = "fp32",
         device: str = "cpu",
+        group: Group = ALONE,
         progress: Progress | None = None,
     ) -> None:
         self._teacher, self._process, self._shape, self.steps = teacher, process, shape, steps
         self._solver, self._clip, self._classes, self._device = solver, clip, classes, device
-        self._progress = progress or Progress()
+        self._group, self._progress = group, progress or Progress()
+        self._own = own_images(ENDS, (CHUNK,), group)
         parts = [SCORING_VERSION, teacher_hash, process.key, steps, solver, clip, classes, precision]
         self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.npy"
 
@@ -87,11 +92,20 @@ class TeacherEnds:
         Raises:
             StoreError: the folder cannot be written.
         """
-        keep_sealed((self._path,), self._compute, self._progress)
-        return torch.from_numpy(np.load(self._path))
+        group, asked = self._group, []
+
+        def compute() -> None:
+            asked.append(group.from_main(lambda: True))
+            self._compute()
+
+        if group.is_main:
+            keep_sealed((self._path,), compute, self._progress)
+        if not asked and group.from_main(lambda: False):  # rank 0 found nothing, and all sample their share
+            self._samples(self._teacher, self.steps, self._solver)
+        return group.from_main(lambda: torch.from_numpy(np.load(self._path)))
 
     def _compute(self) -> None:
-        with self._progress.task(f"teacher, {self.steps} steps", ENDS, "image") as task:
+        with self._progress.task(f"teacher, {self.steps} steps", len(self._own), "image") as task:
             ends = self._samples(self._teacher, self.steps, self._solver, task).numpy()
 
         def write(file: Path) -> None:
@@ -106,13 +120,16 @@ class TeacherEnds:
             self._process,
             self._shape,
             SEED,
-            ENDS,
+            self._own.stop,
             steps,
             chunk=CHUNK,
+            first=self._own.start,
             solver=solver,
             classes=self._classes,
             clip=self._clip,
             device=self._device,
             task=task,
         )
-        return torch.cat(list(batches))
+        none = torch.empty((0, *self._shape), dtype=torch.float64)
+        parts = self._group.gather(torch.cat([none, *batches]))
+        return self._group.from_main(lambda: torch.cat(parts))

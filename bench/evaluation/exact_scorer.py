@@ -7,7 +7,7 @@ square over directions of the Wasserstein-2 distance of projections to those of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import torch
@@ -17,9 +17,11 @@ from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
 from tractbench.evaluation.manifest import Basis
+from tractbench.evaluation.part import Part, merged
 from tractbench.evaluation.protocols import Protocol
 from tractbench.io.canonical import canonical
 from tractbench.seeds import generator
+from tractbench.training.parallel import ALONE, Group
 
 DIRECTIONS = 64
 """Random directions of the sliced Wasserstein distance."""
@@ -43,7 +45,7 @@ class ExactScorer:
                 f"protocol '{protocol.name}' needs a data set with a known distribution, not '{dataset.name}'; "
                 f"use --protocol {dataset.workload.protocol}"
             )
-        self.protocol = protocol
+        self.protocol, self.together = protocol, 1
         self._name, self._distribution, self._samples = dataset.name, dataset.distribution, samples
         parts = [dataset.fingerprint, protocol.key, DIRECTIONS]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
@@ -75,13 +77,23 @@ class ExactScorer:
         """The scores of as many true points as there will be samples."""
         return self.score([self._distribution.draw(self._samples, "floor")])
 
-    def prepare(self) -> None:
-        """Compute the floors now."""
-        _ = self.floors
+    def prepare(self, group: Group = ALONE) -> None:
+        """Compute the floors now, on rank 0."""
+        if group.is_main:
+            _ = self.floors
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score points ``[B, D, 1, 1]``, all held at once."""
-        points = torch.cat([batch.double().flatten(1) for batch in batches])
+        return self.finish([self.collect(batches)])
+
+    def collect(self, batches: Iterable[Tensor]) -> Part:
+        """Return the points ``[B, D]`` themselves."""
+        points = [batch.double().flatten(1) for batch in batches]
+        return Part({}, rows={"points": torch.cat(points)} if points else {})
+
+    def finish(self, parts: Sequence[Part]) -> dict[str, float]:
+        """Return the scores of all points."""
+        points = merged(parts).rows["points"]
         moments = RunningMoments(self._truth.mean)
         moments.add(points)
         fresh = self._distribution.draw(len(points), "fresh").double().flatten(1)

@@ -12,7 +12,7 @@ its floor.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import torch
@@ -25,8 +25,10 @@ from tractbench.evaluation.extractors.classifier import ClassifierExtractor
 from tractbench.evaluation.extractors.pixel import PixelExtractor
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
 from tractbench.evaluation.manifest import Basis
+from tractbench.evaluation.part import Part, merged
 from tractbench.evaluation.protocols import Protocol
 from tractbench.io.canonical import canonical
+from tractbench.training.parallel import ALONE, Group
 
 
 class ImageScorer:
@@ -47,7 +49,7 @@ class ImageScorer:
                 f"protocol '{protocol.name}' needs a data set with a feature network of its own, not '{dataset.name}'; "
                 f"use --protocol {dataset.workload.protocol}"
             )
-        self._dataset, self.protocol, self._chunk = dataset, protocol, chunk
+        self._dataset, self.protocol, self._chunk, self.together = dataset, protocol, chunk, chunk
         self._extractors: tuple[Extractor, ...] = (PixelExtractor(dataset), ClassifierExtractor(dataset))
         parts = [dataset.fingerprint, protocol.key, [extractor.hash for extractor in self._extractors]]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
@@ -105,12 +107,16 @@ class ImageScorer:
         floors["nn_ratio"] = float(to_train / to_others)
         return floors
 
-    def prepare(self) -> None:
-        """Load the feature network and compute statistics and floors now."""
-        _ = self.floors
+    def prepare(self, group: Group = ALONE) -> None:
+        """Load the feature network and compute statistics and floors now; other ranks only where to sum about."""
+        _ = self.floors if group.is_main else self._train
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score quantised images ``[B, C, H, W]`` uint8, streamed; memory does not grow with their number."""
+        return self.finish([self.collect(batches)])
+
+    def collect(self, batches: Iterable[Tensor]) -> Part:
+        """Return moments in each feature space, and sums of distances to nearest images."""
         moments = {e.name: RunningMoments(self._train[e.name].mean) for e in self._extractors}
         to_train = to_held_out = 0.0
         for batch in batches:
@@ -120,9 +126,15 @@ class ImageScorer:
                 pixels = self._pixels(piece)
                 to_train += float(torch.cdist(pixels, self._train_pixels).amin(1).sum())
                 to_held_out += float(torch.cdist(pixels, self._held_out_pixels).amin(1).sum())
+        return Part(moments, {"to_train": to_train, "to_held_out": to_held_out})
+
+    def finish(self, parts: Sequence[Part]) -> dict[str, float]:
+        """Return the scores of all images."""
+        whole = merged(parts)
+        to_train, to_held_out = whole.sums["to_train"], whole.sums["to_held_out"]
         scores = {}
         for extractor in self._extractors:
-            samples = moments[extractor.name].gaussian()
+            samples = whole.moments[extractor.name].gaussian()
             scores[f"fd_{extractor.name}"] = frechet_distance(samples, self._train[extractor.name])
             scores[f"fd_{extractor.name}_held_out"] = frechet_distance(samples, self._held_out[extractor.name])
         scores["nn_ratio"] = to_train / to_held_out if to_held_out > 0 else float("inf")

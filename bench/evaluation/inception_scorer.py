@@ -9,7 +9,7 @@ what it is called: they are then named ``fd_unverified`` and so on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tractbench.evaluation.fidelity import (
 )
 from tractbench.evaluation.frechet import RunningMoments, frechet_distance
 from tractbench.evaluation.manifest import Basis
+from tractbench.evaluation.part import Part, merged
 from tractbench.evaluation.protocols import Protocol
 from tractbench.evaluation.reference import (
     BATCH,
@@ -40,6 +41,7 @@ from tractbench.evaluation.reference import (
 )
 from tractbench.io.canonical import canonical
 from tractbench.progress import Progress
+from tractbench.training.parallel import ALONE, Group
 
 
 def unverified_name(metric: str) -> str:
@@ -88,7 +90,8 @@ class InceptionScorer:
         names = self._metrics if weights.verified else tuple(map(unverified_name, self._metrics))
         self.protocol = protocol.model_copy(update={"metrics": names})
         self._dataset, self._weights, self._statistics = dataset, weights, statistics
-        self._device, self._progress = device, progress or Progress()
+        self._device, self._progress, self.together = device, progress or Progress(), BATCH
+        self._shift: Tensor | None = None
         self._imported = None if statistics is None else statistics_sha256(statistics)
         parts = [self._imported or dataset.fingerprint, self.protocol.key, weights.sha256]
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
@@ -127,32 +130,44 @@ class InceptionScorer:
             reference_hash=self.reference_hash,
         )
 
-    def prepare(self) -> None:
-        """Fetch weights and compute the reference statistics now, with progress bars."""
-        _ = self.network, self.reference
+    def prepare(self, group: Group = ALONE) -> None:
+        """Fetch weights and compute the reference statistics now, with progress bars.
+
+        Of several processes, one of each machine fetches, rank 0 computes, and the others learn the mean alone.
+        """
+        with group.one_a_machine_first():
+            _ = self.network
+        self._shift = group.from_main(lambda: self.reference.gaussian.mean)
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Score images ``[B, 3, H, W]`` uint8; features are held only if a metric beside ``fid`` needs them."""
-        reference = self.reference
-        hold_pool = bool({"fid_infinity", *FROM_FEATURES} & set(self._metrics))
-        hold_logits = "inception_score" in self._metrics
-        sums = RunningMoments(reference.gaussian.mean)
-        pools: list[Tensor] = []
-        logits: list[Tensor] = []
+        return self.finish([self.collect(batches)])
+
+    def collect(self, batches: Iterable[Tensor]) -> Part:
+        """Return moments of the features, and those features and logits that a metric beside ``fid`` needs."""
+        sums = RunningMoments(self.reference.gaussian.mean if self._shift is None else self._shift)
+        held: dict[str, list[Tensor]] = {}
+        if {"fid_infinity", *FROM_FEATURES} & set(self._metrics):
+            held["pool"] = []
+        if "inception_score" in self._metrics:
+            held["logits"] = []
         for batch in regrouped(batches, BATCH):
             features = self.network(batch, self.protocol.resize)
             sums.add(features.pool)
-            if hold_pool:
-                pools.append(features.pool)
-            if hold_logits:
-                logits.append(features.logits)
+            for name, rows in held.items():
+                rows.append(getattr(features, name))
+        return Part({"pool": sums}, rows={name: torch.cat(rows) for name, rows in held.items() if rows})
+
+    def finish(self, parts: Sequence[Part]) -> dict[str, float]:
+        """Return the scores of all images."""
+        whole, reference = merged(parts), self.reference
         scores: dict[str, float] = {}
         if "fid" in self._metrics:
-            scores["fid"] = frechet_distance(sums.gaussian(), reference.gaussian)
-        if hold_pool:
-            scores |= self._from_features(torch.cat(pools), reference)
-        if hold_logits:
-            scores["inception_score"] = inception_score(torch.cat(logits))
+            scores["fid"] = frechet_distance(whole.moments["pool"].gaussian(), reference.gaussian)
+        if "pool" in whole.rows:
+            scores |= self._from_features(whole.rows["pool"], reference)
+        if "logits" in whole.rows:
+            scores["inception_score"] = inception_score(whole.rows["logits"])
         return {shown: scores[name] for shown, name in zip(self.protocol.metrics, self._metrics, strict=True)}
 
     def _from_features(self, features: Tensor, reference: Reference) -> dict[str, float]:

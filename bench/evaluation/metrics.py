@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol as TypingProtocol
 
@@ -16,8 +16,10 @@ from tractbench.evaluation.fidelity import lacking
 from tractbench.evaluation.image_scorer import ImageScorer
 from tractbench.evaluation.inception_scorer import InceptionScorer, check_data
 from tractbench.evaluation.manifest import Basis
+from tractbench.evaluation.part import Part
 from tractbench.evaluation.protocols import Protocol
 from tractbench.progress import Progress
+from tractbench.training.parallel import ALONE, Group
 
 
 class Scorer(TypingProtocol):
@@ -26,10 +28,12 @@ class Scorer(TypingProtocol):
     Attributes:
         protocol: the protocol, with the metrics that are computed.
         reference_hash: sha256 of the data, the extractors and the protocol.
+        together: images whose features are always computed together, counted from the first sample.
     """
 
     protocol: Protocol
     reference_hash: str
+    together: int
 
     @property
     def floors(self) -> dict[str, float]:
@@ -39,11 +43,20 @@ class Scorer(TypingProtocol):
     def basis(self) -> Basis:
         """What the scores depend on besides the samples."""
 
-    def prepare(self) -> None:
-        """Fetch and compute what the first score needs, with progress bars; not needed, but a score has no bar."""
+    def prepare(self, group: Group = ALONE) -> None:
+        """Fetch and compute what the first score needs, with progress bars; not needed, but a score has no bar.
+
+        The processes of a group, which must all call it, compute statistics once.
+        """
+
+    def collect(self, batches: Iterable[Tensor]) -> Part:
+        """Return what is needed of quantised images ``[B, C, H, W]``, a process's share of the samples or all."""
+
+    def finish(self, parts: Sequence[Part]) -> dict[str, float]:
+        """Return the scores of all samples, of the parts in the order of the samples."""
 
     def score(self, batches: Iterable[Tensor]) -> dict[str, float]:
-        """Score quantised images ``[B, C, H, W]``."""
+        """Score quantised images ``[B, C, H, W]``: collect and finish."""
 
 
 def make_scorer(

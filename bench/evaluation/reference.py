@@ -25,7 +25,7 @@ from tractbench.io.sealed import keep_sealed
 from tractbench.progress import Progress
 
 BATCH = 50
-"""Images that the network always runs on together, whatever comes."""
+"""Images that the network always runs on together, on any device: at other sizes it rounds differently."""
 
 KEPT = 50_000
 """Reference images whose features are kept, evenly spaced, for the metrics that compare single images."""

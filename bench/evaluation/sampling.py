@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from tractbench.diffusion.processes import Process
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.progress import Task
 from tractbench.seeds import generator
+from tractbench.training.ahead import Ahead, asynchronous
 
 
 def prior_noise(process: Process, shape: tuple[int, ...], seed: int, indices: range) -> Tensor:
@@ -29,6 +30,28 @@ def prior_labels(classes: int, seed: int, indices: range) -> Tensor:
     return torch.stack(draws)
 
 
+def on_cpu(tensors: Iterable[Tensor], device: str) -> Iterator[Tensor]:
+    """Yield tensors of a device on the CPU, each while the device already works on the next one.
+
+    A CPU computes one after the other, and nothing is held back.
+    """
+    if not asynchronous(device):
+        yield from tensors
+        return
+    waiting: tuple[Tensor, torch.Event] | None = None
+    for tensor in tensors:
+        host = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+        copied = torch.Event(device)
+        copied.record()
+        if waiting is not None:
+            waiting[1].synchronize()
+            yield waiting[0]
+        waiting = host, copied
+    if waiting is not None:
+        waiting[1].synchronize()
+        yield waiting[0]
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -39,6 +62,7 @@ def sample(
     steps: int,
     *,
     chunk: int,
+    first: int = 0,
     batch: int | None = None,
     solver: str = "ddim",
     classes: int = 0,
@@ -46,19 +70,20 @@ def sample(
     device: str = "cpu",
     task: Task | None = None,
 ) -> Iterator[Tensor]:
-    """Yield images 0 to count - 1 of a sampling seed in order.
+    """Yield images ``first`` to count - 1 of a sampling seed in order.
 
     Networks round differently at different batch sizes, so they always run on the same ``chunk`` consecutive indices,
-    the last chunk filled up with the images that would follow.
+    the last chunk filled up with the images that would follow. A GPU makes the next chunk while one is looked at.
 
     Args:
         denoiser: x0 predictor.
         process: its diffusion process.
         shape: (C, H, W).
         seed: sampling seed.
-        count: number of images.
+        count: number of images, or the index after the last one.
         steps: steps of the solver.
         chunk: images in one network call; another chunk size may give other bits.
+        first: index of the first image, a multiple of the chunk.
         batch: images in one yielded tensor, rounded up to whole chunks; never changes a bit. None: one chunk.
         solver: ``ddim`` or ``heun``.
         classes: number of classes, each image's drawn like its noise; 0 for no labels.
@@ -68,14 +93,32 @@ def sample(
 
     Yields:
         Images ``[<= batch, C, H, W]``, float64 on the CPU, not quantised.
+
+    Raises:
+        ValueError: ``first`` is no multiple of the chunk.
     """
+    if first % chunk:
+        raise ValueError(f"chunks begin at multiples of {chunk}, not at image {first}")
+    starts = range(first, count, chunk)
+
+    def drawn(place: int) -> tuple[Tensor, Tensor | None]:
+        indices = range(starts[place], starts[place] + chunk)
+        return prior_noise(process, shape, seed, indices), prior_labels(classes, seed, indices) if classes else None
+
+    def made() -> Iterator[Tensor]:
+        ahead = Ahead(drawn, len(starts), device)
+        try:
+            for place in range(len(starts)):
+                noise, labels = ahead.take(place)
+                labels = labels.to(device) if labels is not None else None
+                yield sample_ode(denoiser, process, noise.to(device), steps, labels, solver=solver, clip=clip)
+        finally:
+            ahead.close()
+
     chunks_together = -(-(batch or chunk) // chunk)
     held: list[Tensor] = []
-    for first in range(0, count, chunk):
-        noise = prior_noise(process, shape, seed, range(first, first + chunk)).to(device)
-        labels = prior_labels(classes, seed, range(first, first + chunk)).to(device) if classes else None
-        images = sample_ode(denoiser, process, noise, steps, labels, solver=solver, clip=clip).cpu()
-        held.append(images[: count - first])
+    for start, images in zip(starts, on_cpu(made(), device), strict=True):
+        held.append(images[: count - start])
         if task:
             task.advance(len(held[-1]))
         if len(held) == chunks_together:

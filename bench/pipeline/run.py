@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-import traceback
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
@@ -16,7 +14,7 @@ from tractbench.config.fields import RunConfig
 from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.denoiser import Denoiser
-from tractbench.errors import InterruptedRunError, RunFailedError, TractbenchError
+from tractbench.errors import RunFailedError, TractbenchError
 from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.io.files import write_atomic
@@ -24,17 +22,17 @@ from tractbench.io.tensors import tensors_digest
 from tractbench.method import Method
 from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.draw import draw_pictures
-from tractbench.pipeline.failures import failure_kind, failure_reason
+from tractbench.pipeline.failures import Ending, first_ending
 from tractbench.pipeline.needs import check_needs
 from tractbench.pipeline.runtime import Runtime, StoppingProgress
 from tractbench.pipeline.samples import count_evaluations, score_samples
-from tractbench.pipeline.student import count_parameters, make_student, teacher_ends
+from tractbench.pipeline.student import Student, count_parameters, make_student, teacher_ends
 from tractbench.progress import Progress
 from tractbench.registry import distribution_hash
-from tractbench.results.provenance import environment
-from tractbench.results.record import Failure, Record, RecordedConfig, Seconds
+from tractbench.results.record import Metric, Record, RecordedConfig, Seconds
 from tractbench.results.store import CONFIG, Store
 from tractbench.teachers.load import load_teacher
+from tractbench.training.compiling import compiled
 from tractbench.training.numerics import precision, sampled_in
 
 
@@ -56,18 +54,23 @@ def run(
         RunFailedError, DamagedFileError, DownloadError: the run failed; its record says why.
         InterruptedRunError: the run was stopped; the message says what is kept.
     """
+    group = runtime.group
     with dataset.computing():
         store.require_writable()
         check_needs(config, dataset)
         cell = identify(config, method, dataset, runtime.weights)
-        if not runtime.force and (found := store.find(cell.id, config)):
+
+        def find() -> Record | None:
+            return group.from_main(lambda: None if runtime.force else store.find(cell.id, config))
+
+        if found := find():
             return Outcome(found, reused=True)
         folder = store.cell_folder(config, cell.id)
-        with store.lock_cell(folder):
-            if not runtime.force and (found := store.find(cell.id, config)):  # made while this process waited
+        with store.lock_cell(folder) if group.is_main else nullcontext():
+            if found := find():  # made while this process waited
                 return Outcome(found, reused=True)
             with precision(config.precision, runtime.device):  # as the networks' passes are made
-                machine = environment(runtime.device)
+                machine = runtime.lineage()
             stoppable = StoppingProgress(progress, runtime.stop)
             attempt = _Attempt(cell, store, folder, stoppable, runtime, machine)
             return Outcome(attempt.make(), reused=False)
@@ -85,37 +88,31 @@ class _Attempt:
     environment: dict[str, object]
 
     def make(self) -> Record:
-        """Make the run and record its end."""
-        write_atomic(self.folder / CONFIG, self.cell.config.model_dump_json(indent=2) + "\n")
-        self.store.log(self.folder, f"started: {self.cell.command}")
+        """Make the run and record its end; rank 0 alone writes."""
+        group = self.runtime.group
+        if group.is_main:
+            write_atomic(self.folder / CONFIG, self.cell.config.model_dump_json(indent=2) + "\n")
+            self.store.log(self.folder, f"started: {self.cell.command}")
         try:
-            record = self._made()
-        except (InterruptedRunError, KeyboardInterrupt) as error:
-            self._end("interrupted", None, str(error) or "stopped at once")
-            raise
-        except Exception as error:
-            kind = failure_kind(error)
-            reason = failure_reason(error, kind, self.runtime.device)
-            if not isinstance(error, TractbenchError):
-                self._log(traceback.format_exc())
-            self._end("failed", kind, reason)
-            if kind == "error" or isinstance(error, TractbenchError):
+            return self._made()
+        except (Exception, KeyboardInterrupt) as error:
+            ending = first_ending(error, group, self.runtime.device)
+            if group.is_main:
+                self._end(ending)
+            if ending.rank != group.rank or group.lost(error):
+                raise ending.error() from error
+            if ending.status == "interrupted" or ending.failure == "error" or isinstance(error, TractbenchError):
                 raise
-            raise RunFailedError(reason) from error
-        self.store.write(record)  # last, so that a recorded run is a complete one
-        self.store.log(self.folder, f"done in {record.seconds.total:.0f} s")
-        return record
+            raise RunFailedError(ending.reason) from error
 
-    def _end(self, status: Literal["failed", "interrupted"], kind: Failure | None, reason: str) -> None:
+    def _end(self, ending: Ending) -> None:
         """Record an end that is none; where nothing can be written, what is raised says more than that."""
         try:
-            self.store.write(self._record(status=status, failure=kind, reason=reason))
+            if ending.traceback:
+                self.store.log(self.folder, ending.traceback)
+            self.store.write(self._record(status=ending.status, failure=ending.failure, reason=ending.reason))
         except Exception as error:
             self.progress.message(f"the end of this run could not be recorded: {error}")
-
-    def _log(self, text: str) -> None:
-        with suppress(TractbenchError):  # a full disk: what is raised says more
-            self.store.log(self.folder, text)
 
     def _made(self) -> Record:
         cell, runtime, dataset = self.cell, self.runtime, self.cell.dataset
@@ -131,15 +128,41 @@ class _Attempt:
                 progress=self.progress,
                 weights=cell.weights,
             )
-            scorer.prepare()  # before training: weights that cannot be fetched are missed now and not in sixteen hours
+            scorer.prepare(
+                runtime.group
+            )  # before training: weights that cannot be fetched are missed now and not in sixteen hours
             ends = teacher_ends(cell, teacher, self.store, self.progress, runtime)
             student = make_student(cell, teacher, ends, self.folder.name, self.store, self.progress, runtime)
             sampling_started = time.perf_counter()
-            sampled = sampled_in(student.denoiser, cell.config.precision, runtime.device)
-            metrics = score_samples(cell, sampled, scorer, runtime, self.progress)
+            metrics = score_samples(cell, self._sampled(student.denoiser, runtime), scorer, runtime, self.progress)
             scored = time.perf_counter()
-            original = sampled_in(teacher.denoiser, cell.config.precision, runtime.device)
-            draw_pictures(cell, original, sampled, self.folder, runtime, self.progress)
+
+            def finish() -> Record:
+                original, sampled = (
+                    sampled_in(one, cell.config.precision, runtime.device)
+                    for one in (teacher.denoiser, student.denoiser)
+                )
+                draw_pictures(cell, original, sampled, self.folder, runtime, self.progress)
+                seconds = Seconds(
+                    training=student.training.seconds,
+                    sampling_and_scoring=scored - sampling_started,
+                    total=time.perf_counter() - started,
+                )
+                record = self._done(student, scorer, metrics, seconds)
+                self.store.write(record)  # last, so that a recorded run is a complete one
+                self.store.log(self.folder, f"done in {record.seconds.total:.0f} s")
+                return record
+
+            return runtime.group.from_main(finish)
+
+    def _sampled(self, denoiser: Denoiser, runtime: Runtime) -> Denoiser:
+        """Return a denoiser as samples that are scored are made by it."""
+        if runtime.compiling and isinstance(denoiser, nn.Module):
+            denoiser = compiled(denoiser)
+        return sampled_in(denoiser, self.cell.config.precision, runtime.device)
+
+    def _done(self, student: Student, scorer: Scorer, metrics: dict[str, Metric], seconds: Seconds) -> Record:
+        cell, runtime = self.cell, self.runtime
         return self._record(
             status="done",
             metrics=metrics,
@@ -148,14 +171,10 @@ class _Attempt:
             nfe_spent=count_evaluations(cell, student.denoiser, runtime),
             parameters=count_parameters(student.denoiser),
             training=student.training,
-            seconds=Seconds(
-                training=student.training.seconds,
-                sampling_and_scoring=scored - sampling_started,
-                total=time.perf_counter() - started,
-            ),
+            seconds=seconds,
             hashes=self._hashes() | {"student": _weights_hash(student.denoiser)},
             basis=scorer.basis.model_dump(mode="json"),
-            deviations=deviations(cell.config, scorer, dataset),
+            deviations=deviations(cell.config, scorer, cell.dataset),
         )
 
     def _record(self, **values: object) -> Record:

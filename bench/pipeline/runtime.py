@@ -13,7 +13,9 @@ from torch import Tensor
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import InterruptedRunError
 from tractbench.progress import Progress, Task
+from tractbench.results.provenance import environment
 from tractbench.training.loop import CHECKPOINT_EVERY
+from tractbench.training.parallel import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Runtime:
         force: run again even if the store has the result.
         checkpoint_every: seconds between two checkpoints.
         stop: asked between steps; True ends the run early, keeping what is done.
+        group: the processes that make the run together.
+        micro_batch: examples whose training passes run together; None for all that a process has of a batch.
+        compiling: compile the networks' passes in training and sampling.
     """
 
     device: str = "cpu"
@@ -35,6 +40,14 @@ class Runtime:
     force: bool = False
     checkpoint_every: float = CHECKPOINT_EVERY
     stop: Callable[[], bool] = lambda: False
+    group: Group = ALONE
+    micro_batch: int | None = None
+    compiling: bool = False
+
+    def lineage(self) -> dict[str, object]:
+        """Return what a result was made with, as plain JSON values."""
+        how = {"processes": self.group.size, "micro_batch": self.micro_batch, "compiled": self.compiling}
+        return environment(self.device) | how
 
 
 class Stoppable:
@@ -68,7 +81,7 @@ class StoppingProgress(Progress):
     def task(self, description: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         """Report work, asking at every advance."""
         with self._progress.task(description, total, unit, done) as task:
-            yield task if description in OWN_STOPS else _StoppingTask(task, self._stop, description)
+            yield task if description.startswith(OWN_STOPS) else _StoppingTask(task, self._stop, description)
 
     def message(self, text: str) -> None:
         """Say one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.errors import InterruptedRunError, RunFailedError
 from tractbench.evaluation.metrics import Scorer
+from tractbench.evaluation.part import own_images
 from tractbench.evaluation.sampling import sample
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime
@@ -24,6 +26,7 @@ def draw_samples(
     runtime: Runtime,
     *,
     count: int | None = None,
+    first: int = 0,
     chunk: int | None = None,
     steps: int | None = None,
     solver: str | None = None,
@@ -36,7 +39,8 @@ def draw_samples(
         denoiser: what is sampled.
         seed: sampling seed.
         runtime: where, and how many images at once.
-        count: images.
+        count: images, or the index after the last one.
+        first: index of the first image.
         chunk: images in one network call.
         steps: steps of the sampler.
         solver: its name.
@@ -54,6 +58,7 @@ def draw_samples(
         cell.config.samples if count is None else count,
         cell.steps if steps is None else steps,
         chunk=chunk or cell.config.chunk,
+        first=first,
         batch=runtime.sample_batch,
         solver=solver or cell.method.sampler(),
         classes=cell.dataset.classes,
@@ -81,13 +86,16 @@ def count_evaluations(cell: Cell, denoiser: Denoiser, runtime: Runtime) -> int:
 def score_samples(
     cell: Cell, denoiser: Denoiser, scorer: Scorer, runtime: Runtime, progress: Progress
 ) -> dict[str, Metric]:
-    """Return every metric of the protocol over the cell's sampling seeds."""
-    config, protocol = cell.config, scorer.protocol
+    """Return every metric of the protocol over the cell's sampling seeds; processes share out the images."""
+    config, protocol, group = cell.config, scorer.protocol, runtime.group
+    own = own_images(config.samples, (config.chunk, scorer.together), group)
     per_seed: list[dict[str, float]] = []
-    with progress.task("sampling and scoring", config.samples * len(config.sampling_seeds), "image") as task:
+    shown = "sampling and scoring" + (f", process 1 of {group.size}" if group.size > 1 else "")
+    with progress.task(shown, len(own) * len(config.sampling_seeds), "image") as task:
         for seed in config.sampling_seeds:
-            batches = draw_samples(cell, denoiser, seed, runtime, task=task)
-            per_seed.append(scorer.score(protocol.quantised(batch, cell.dataset) for batch in batches))
+            batches = draw_samples(cell, denoiser, seed, runtime, count=own.stop, first=own.start, task=task)
+            parts = group.gather(scorer.collect(protocol.quantised(batch, cell.dataset) for batch in batches))
+            per_seed.append(group.from_main(partial(scorer.finish, parts)))
             first = protocol.metrics[0]
             task.advance(0, f"seed {seed}  {first} {per_seed[-1][first]:.4g}")
     return {name: Metric.of([scores[name] for scores in per_seed]) for name in protocol.metrics}

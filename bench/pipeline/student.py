@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +28,15 @@ from tractbench.method import Method
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime, Stoppable
 from tractbench.progress import Progress
-from tractbench.results.provenance import environment
 from tractbench.results.record import DistillationError, Training
 from tractbench.results.store import CHECKPOINT, LOSSES, STUDENT, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, new_denoiser
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.distillation import Distillation
-from tractbench.training.loop import distill
+from tractbench.training.loop import Distilled, distill
 from tractbench.training.numerics import sampled_in
+from tractbench.training.parallel import ALONE, Group
 from tractbench.training.phases import plan_phases
 from tractbench.training.state import LossPoint
 
@@ -63,6 +64,7 @@ def teacher_ends(cell: Cell, teacher: Teacher, store: Store, progress: Progress,
         classes=cell.dataset.classes,
         precision=cell.config.precision,
         device=runtime.device,
+        group=runtime.group,
         progress=progress,
     )
     ends.prepare()
@@ -96,29 +98,42 @@ def make_student(
         error = ends.error(_sampled(cell, teacher.denoiser, runtime), cell.steps, cell.method.sampler())
         shown = DistillationError(phase=0, start=cell.full_steps, end=cell.steps, error=error)
         return Student(teacher.denoiser, Training(), (shown,))
-    folder = store.student_folder(cell.student)
-    if not runtime.force and (folder / STUDENT).is_file():
+    folder, group = store.student_folder(cell.student), runtime.group
+
+    def there() -> bool:
+        return group.from_main(lambda: not runtime.force and (folder / STUDENT).is_file())
+
+    if there():
         return _found(cell, teacher, ends, folder, name, progress, runtime)
-    with store.lock_student(cell.student, name, progress.message, runtime.stop):
-        if not runtime.force and (folder / STUDENT).is_file():
+    lock = store.lock_student(cell.student, name, progress.message, runtime.stop) if group.is_main else nullcontext()
+    with lock:
+        if there():
             return _found(cell, teacher, ends, folder, name, progress, runtime)
         return _trained(cell, teacher, ends, folder, name, progress, runtime)
 
 
-def load_student(path: Path, student: str, cell: Cell, teacher: Teacher) -> Student:
+def load_student(path: Path, student: str, cell: Cell, teacher: Teacher, group: Group = ALONE) -> Student:
     """Load a student's file; ``training.reused_from`` names the run that trained it.
 
     It has no distillation errors if they were measured under another version of the scoring.
 
+    Args:
+        path: the file; rank 0 alone reads it.
+        student: its id.
+        cell: a run that samples it.
+        teacher: that run's teacher.
+        group: the processes that load it.
+
     Raises:
         DamagedFileError: it cannot be read, or is of another student.
     """
-    tensors, header = load_tensors(path, "delete it to train the student again")
+    tensors, header = load_tensors(path, "delete it to train the student again") if group.is_main else ({}, {})
+    header = group.from_main(lambda: header)
     if header["student"] != student:
         raise DamagedFileError(f"{path} is of another student; delete it to train this one")
     network = final_network(cell.config, cell.method, cell.dataset, teacher)
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(group.tensors_from_main(lambda: tensors))
     except RuntimeError as error:
         raise DamagedFileError(f"{path} does not fit its network; delete it to train again") from error
     measured = header["distillation_errors"] if header.get("scoring_version") == SCORING_VERSION else ()
@@ -129,7 +144,7 @@ def load_student(path: Path, student: str, cell: Cell, teacher: Teacher) -> Stud
 def _found(
     cell: Cell, teacher: Teacher, ends: TeacherEnds, folder: Path, name: str, progress: Progress, runtime: Runtime
 ) -> Student:
-    found = load_student(folder / STUDENT, cell.student, cell, teacher)
+    found = load_student(folder / STUDENT, cell.student, cell, teacher, runtime.group)
     training = found.training
     if training.reused_from == name:  # this very run trained it before
         training = training.model_copy(update={"reused_from": None, "environment": {}})
@@ -160,6 +175,9 @@ def _trained(
         flips=dataset.flips,
         new_network=lambda preset: new_network(config, dataset, teacher, preset),
         device=runtime.device,
+        group=runtime.group,
+        micro_batch=runtime.micro_batch,
+        compiling=runtime.compiling,
     )
     checkpoints = Checkpoints(folder, cell.student, f"forced-{CHECKPOINT}" if runtime.force else CHECKPOINT)
     distilled = distill(
@@ -182,7 +200,22 @@ def _trained(
         seconds=distilled.seconds,
         nonfinite_gradients=distilled.nonfinite_gradients,
     )
-    for_others = {"reused_from": name, "environment": environment(runtime.device)}
+    if runtime.group.is_main:
+        _keep(cell, distilled, training, errors, folder, name, runtime)
+    return Student(distilled.student, training, errors)
+
+
+def _keep(
+    cell: Cell,
+    distilled: Distilled,
+    training: Training,
+    errors: tuple[DistillationError, ...],
+    folder: Path,
+    name: str,
+    runtime: Runtime,
+) -> None:
+    """Write a trained student and its loss curve; what it was trained from is not needed any more."""
+    for_others = {"reused_from": name, "environment": runtime.lineage()}
     header = {
         "student": cell.student,
         "training": training.model_dump(mode="json") | for_others,
@@ -193,7 +226,6 @@ def _trained(
     save_tensors(folder / STUDENT, distilled.student.state_dict(), header)
     for prefix in (CHECKPOINT, f"forced-{CHECKPOINT}"):
         Checkpoints(folder, cell.student, prefix).clear()
-    return Student(distilled.student, training, errors)
 
 
 def new_network(config: RunConfig, dataset: Dataset, teacher: Teacher, name: str) -> nn.Module:

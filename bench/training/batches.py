@@ -6,7 +6,7 @@ how many processes share the batch: each draws the blocks that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from tractbench.diffusion.processes import Process, per_sample
 from tractbench.method import Batch, Times
 from tractbench.seeds import generator
+from tractbench.training.parallel import share
 
 BLOCK = 32
 """Examples whose random numbers come from one generator."""
@@ -76,6 +77,30 @@ def draw_blocks(
 
 
 @dataclass(frozen=True)
+class Examples:
+    """What consecutive examples are made of, on the CPU; page-locked if they go to a GPU.
+
+    Attributes:
+        x0: clean images, ``[B, C, H, W]``, float32 in [-1, 1], mirrored already.
+        noise: standard normal, ``[B, C, H, W]``, float32.
+        u: uniforms in [0, 1) for the times, ``[B, 2]``, float64.
+        labels: classes ``[B]``, or None.
+    """
+
+    x0: Tensor
+    noise: Tensor
+    u: Tensor
+    labels: Tensor | None
+
+    def split(self, size: int) -> Iterator[Examples]:
+        """Yield them in pieces of ``size``, the last one shorter, as views."""
+        for first in range(0, len(self.x0), size):
+            rows = slice(first, first + size)
+            labels = self.labels[rows] if self.labels is not None else None
+            yield Examples(self.x0[rows], self.noise[rows], self.u[rows], labels)
+
+
+@dataclass(frozen=True)
 class Batches:
     """The global batches of a training run.
 
@@ -102,6 +127,10 @@ class Batches:
         """The blocks of a batch; the last one may be cut."""
         return range(-(-self.size // BLOCK))
 
+    def share(self, rank: int, size: int) -> range:
+        """Return the blocks that a rank draws: none, if there are fewer blocks than processes."""
+        return share(len(self.blocks), rank, size)
+
     def draw(self, step: int, blocks: range | None = None) -> Draws:
         """Draw a step's examples, or those of some of its consecutive blocks."""
         blocks = self.blocks if blocks is None else blocks
@@ -109,25 +138,31 @@ class Batches:
         draws = draw_blocks(self.seed, step, blocks, images=len(self.images), shape=shape, flips=self.flips)
         return draws.first(self.size - BLOCK * blocks.start)
 
-    def noisy(self, draws: Draws, process: Process, times: Callable[[Tensor], Times]) -> Batch:
-        """Make the batch of some draws on the device.
-
-        Args:
-            draws: its random numbers.
-            process: the diffusion process.
-            times: the method's times for uniforms ``[B, 2]``.
-        """
+    def examples(self, draws: Draws) -> Examples:
+        """Read, decode and mirror the images of some draws, and lock their memory for a GPU to copy while it works."""
         x0 = self.decode(self.images.index_select(0, draws.index))
         if draws.mirrored is not None:
             x0 = torch.where(per_sample(draws.mirrored, x0), x0.flip(-1), x0)
-        labels = self._moved(self.labels[draws.index]) if self.labels is not None else None
-        x0, noise, drawn = self._moved(x0), self._moved(draws.noise), times(self._moved(draws.u))
+        labels = self.labels[draws.index] if self.labels is not None else None
+        if not self.device.startswith("cuda"):
+            return Examples(x0, draws.noise, draws.u, labels)
+        locked = labels.pin_memory() if labels is not None else None
+        return Examples(x0.pin_memory(), draws.noise.pin_memory(), draws.u.pin_memory(), locked)
+
+    def noisy(self, examples: Examples, process: Process, times: Callable[[Tensor], Times]) -> Batch:
+        """Make the batch of some examples on the device.
+
+        Args:
+            examples: clean images and random numbers.
+            process: the diffusion process.
+            times: the method's times for uniforms ``[B, 2]``.
+        """
+        labels = self._moved(examples.labels) if examples.labels is not None else None
+        x0, noise, drawn = self._moved(examples.x0), self._moved(examples.noise), times(self._moved(examples.u))
         alpha, sigma = process.alpha(drawn.t), process.sigma(drawn.t)
         x_t = per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * noise
         return Batch(x_t=x_t, times=drawn, labels=labels, x0=x0, noise=noise, process=process)
 
     def _moved(self, tensor: Tensor) -> Tensor:
-        """Move to the device; to a GPU from page-locked memory, as otherwise the copy waits for all work before it."""
-        if self.device.startswith("cuda"):
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+        """Move to the device; out of page-locked memory nobody waits for the copy."""
+        return tensor.to(self.device, non_blocking=True)

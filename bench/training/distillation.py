@@ -14,10 +14,13 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.errors import RunFailedError
 from tractbench.method import Batch, Method, Nets, Phase
-from tractbench.training.batches import Batches
+from tractbench.training.ahead import Ahead
+from tractbench.training.batches import Batches, Examples
+from tractbench.training.compiling import compiled
 from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
 from tractbench.training.numerics import in_precision, precision
 from tractbench.training.optimiser import adam, learning_rate, mend_gradients
+from tractbench.training.parallel import ALONE, Group
 from tractbench.training.phases import PhasePlan, phase_at, plan_phases
 from tractbench.training.state import LossPoint, Numbers, State, collect, spread
 
@@ -39,6 +42,10 @@ class Distillation:
         flips: mirror each drawn image with probability one half.
         new_network: makes a denoiser of the named network, for students that do not start from the teacher's weights.
         device: where the networks run; random numbers are always drawn on the CPU.
+        group: the processes that share out each batch; every one of them keeps the same student.
+        micro_batch: examples whose passes run together, fewer than a process's share to save memory; gradients are
+            summed over them. None for all.
+        compiling: compile the networks' passes.
 
     Raises:
         ValueError: the teacher is in training mode or has gradients.
@@ -58,22 +65,28 @@ class Distillation:
         flips: bool = False,
         new_network: Callable[[str], nn.Module] | None = None,
         device: str = "cpu",
+        group: Group = ALONE,
+        micro_batch: int | None = None,
+        compiling: bool = False,
     ) -> None:
         if isinstance(teacher, nn.Module) and (teacher.training or any(p.requires_grad for p in teacher.parameters())):
             raise ValueError("a teacher must be frozen: teacher.requires_grad_(False).eval()")
         self.config, self.method, self.process, self.device = config, method, process, device
+        self.group, self._micro_batch, self._compiling = group, micro_batch, compiling
         self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device)
         self._new_network = new_network
         self._original = teacher
         self.plans = plan_phases(config, method.phases(config.schedule))
         self.total = sum(plan.steps for plan in self.plans)
+        self._share = self.batches.share(self.group.rank, self.group.size)
+        self._ahead = Ahead(self._examples, self.total, device)
         self.step = 0
         self.seconds = 0.0
         self.losses: list[LossPoint] = []
         self.distillation_errors: list[float] = []
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._recent: list[Tensor] = []
-        self.teacher = teacher
+        self._set_teacher(teacher)
         self._set_student(self._network_of(0))
 
     @property
@@ -101,21 +114,37 @@ class Distillation:
         """Return the original teacher, or, to load a later phase's into, a network of the last phase's shape."""
         return self._network_of(index - 1).requires_grad_(False).eval() if index > 0 else self._original
 
+    def _set_teacher(self, teacher: Denoiser) -> None:
+        self.teacher = teacher
+        self._teacher_pass = self._pass(teacher)
+
     def _set_student(self, network: nn.Module) -> None:
         """Start from a network: fresh averages and a fresh optimiser."""
         self.student = network.requires_grad_(True).train()
         self._parameters = list(self.student.parameters())
+        forward = compiled(self.student) if self._compiling else self.student
+        self._student_pass = in_precision(forward, self.config.precision, self.device)
+        self._last_pass = in_precision(self.group.replicated(forward), self.config.precision, self.device)
         self.inference = LongEMA(self.student, self.plan.momentum)
         self._reset_learning()
 
     def _reset_learning(self) -> None:
         self.self_teacher = BiasCorrectedEMA(self.student, self.config.mu_s) if self.method.self_teacher else None
+        self._self_teacher_pass = self._pass(self.self_teacher.module) if self.self_teacher else _no_self_teacher
         self.optimiser = adam(self._parameters, self.config.lr)
 
     def draw(self, phase: Phase, progress: float) -> Batch:
         """Make the global batch of the current step; its random numbers depend on the training seed and the step."""
-        draws = self.batches.draw(self.step)
-        return self.batches.noisy(draws, self.process, lambda u: self.method.times(u, phase, progress))
+        return self._noisy(self.batches.examples(self.batches.draw(self.step)), phase, progress)
+
+    def _examples(self, step: int) -> Examples:
+        """Return this process's share of a step's examples, one of no weight if it has none."""
+        blocks = self._share or range(1)
+        draws = self.batches.draw(step, blocks)
+        return self.batches.examples(draws if self._share else draws.first(1))
+
+    def _noisy(self, examples: Examples, phase: Phase, progress: float) -> Batch:
+        return self.batches.noisy(examples, self.process, lambda u: self.method.times(u, phase, progress))
 
     def train_step(self) -> None:
         """Take one optimiser step, starting its phase first if it is the phase's first.
@@ -132,15 +161,8 @@ class Distillation:
         if done == 0:
             self._start_phase(plan)
         progress = done / plan.steps
-        batch = self.draw(plan.phase, progress)
-        with torch.no_grad():
-            target = self.method.target(batch, plan.phase, self._nets())
-        prediction = self._pass(self.student)(batch.x_t, batch.times.t, batch.labels)
-        distance = self.method.distance(prediction, target.x0.to(prediction.dtype))
-        loss = (target.weight.to(distance.dtype) * distance).mean()
-
         self.optimiser.zero_grad()
-        torch.autograd.backward(loss)
+        loss = self._backward(self._ahead.take(self.step), plan.phase, progress)
         mend_gradients(self.config, self._parameters, self._nonfinite)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step, progress)
@@ -149,25 +171,47 @@ class Distillation:
             self.self_teacher.update(self._parameters)
         self.inference.update(self._parameters)
         self.step += 1
-        self._log(plan, loss.detach())
+        self._log(plan, loss)
+
+    def _backward(self, examples: Examples, phase: Phase, progress: float) -> Tensor:
+        """Leave the gradient of the global batch's loss, and return this process's part of that loss."""
+        pieces = list(examples.split(self._micro_batch or len(examples.x0)))
+        total = torch.zeros((), device=self.device)
+        for index, piece in enumerate(pieces):
+            batch = self._noisy(piece, phase, progress)
+            with torch.no_grad():
+                target = self.method.target(batch, phase, self._nets())
+            # the last pass alone sums gradients over the processes, those of the passes before it included
+            denoise = self._last_pass if index == len(pieces) - 1 else self._student_pass
+            prediction = denoise(batch.x_t, batch.times.t, batch.labels)
+            distance = self.method.distance(prediction, target.x0.to(prediction.dtype))
+            summed = (target.weight.to(distance.dtype) * distance).sum()
+            loss = summed / self.config.batch if self._share else summed * 0
+            # summing gradients over processes takes their mean, so each part counts as often as there are processes
+            torch.autograd.backward(loss if self.group.size == 1 else loss * self.group.size)
+            total = total + loss.detach()
+        return total
 
     def _pass(self, denoiser: Denoiser) -> Denoiser:
+        """Return a denoiser as it is called in a step."""
+        if self._compiling and isinstance(denoiser, nn.Module):
+            denoiser = compiled(denoiser)
         return in_precision(denoiser, self.config.precision, self.device)
 
     def _nets(self) -> Nets:
-        average: Denoiser = self.self_teacher.module if self.self_teacher is not None else _no_self_teacher
-        frozen = _without_gradient(self._pass(self.student))
-        return Nets(teacher=self._pass(self.teacher), self_teacher=self._pass(average), frozen=frozen)
+        frozen = _without_gradient(self._student_pass)
+        return Nets(teacher=self._teacher_pass, self_teacher=self._self_teacher_pass, frozen=frozen)
 
     def _start_phase(self, plan: PhasePlan) -> None:
         """Make the last phase's inference average the teacher, and the student what ``phase_start`` says."""
         index = self.plans.index(plan)
         if index > 0:
-            self.teacher = self.averaged()
+            average = self.averaged()
+            self._set_teacher(average)
             if plan.network != self.plans[index - 1].network:
                 self._set_student(self._network_of(index))
             elif self.config.phase_start == "from_teacher":
-                load_parameters(self.student, dict(self.teacher.named_parameters()))
+                load_parameters(self.student, dict(average.named_parameters()))
                 self._reset_learning()
             if self.config.ema_reset == "phase":
                 self.inference.reset()
@@ -184,7 +228,7 @@ class Distillation:
         self._recent.append(loss)
         if self.step % LOG_EVERY and self.step != plan.first_step + plan.steps:
             return
-        mean = float(torch.stack(self._recent).double().mean())
+        mean = float(self._global_losses().double().mean())
         self._recent.clear()
         phase = self.plans.index(plan)
         if not math.isfinite(mean):
@@ -194,6 +238,12 @@ class Distillation:
             )
         self.losses.append(LossPoint(self.step, phase, self.step * self.config.batch, mean))
 
+    def _global_losses(self) -> Tensor:
+        """Return the losses of the global batches since the last mean, of which each process has a part."""
+        losses = torch.stack(self._recent)
+        self.group.sum_([losses])
+        return losses
+
     def measure(self, error: Callable[[nn.Module, Phase], float]) -> None:
         """Record an error of the inference average at the end of a phase; does nothing in the middle of one."""
         plan = self.plans[phase_at(self.plans, self.step - 1)]
@@ -201,10 +251,10 @@ class Distillation:
             self.distillation_errors.append(error(self.averaged(), plan.phase))
 
     def state(self) -> State:
-        """Return everything that the next steps depend on."""
+        """Return everything that the next steps depend on; all processes of a group must ask."""
         tensors = collect(self._modules(phase_at(self.plans, self.step - 1)), self.optimiser)
         if self._recent:
-            tensors["recent_losses"] = torch.stack(self._recent)
+            tensors["recent_losses"] = self._global_losses()
         numbers = Numbers(
             step=self.step,
             seconds=self.seconds,
@@ -221,7 +271,7 @@ class Distillation:
         """Go on from what :meth:`state` returned; this one must be of the same run."""
         numbers = state.numbers
         phase = phase_at(self.plans, numbers.step - 1)
-        self.teacher = self._teacher_of(phase)
+        self._set_teacher(self._teacher_of(phase))
         self._set_student(self._network_of(phase))
         spread(state.tensors, self._modules(phase), self.optimiser)
         self.inference.updates, self.inference.share = numbers.inference_updates, numbers.inference_share
@@ -229,10 +279,15 @@ class Distillation:
         if self.self_teacher is not None:
             self.self_teacher.updates = numbers.self_teacher_updates
         recent = state.tensors.get("recent_losses")
-        self._recent = list(recent.to(self.device)) if recent is not None else []
+        held = recent if recent is None or self.group.is_main else torch.zeros_like(recent)
+        self._recent = list(held.to(self.device)) if held is not None else []
         self._nonfinite.fill_(numbers.nonfinite_gradients)
         self.distillation_errors, self.losses = list(numbers.distillation_errors), list(numbers.losses)
         self.step, self.seconds = numbers.step, numbers.seconds
+
+    def close(self) -> None:
+        """Stop making batches ahead; no step can be taken after it."""
+        self._ahead.close()
 
     def _modules(self, phase: int) -> dict[str, nn.Module]:
         """Return what changes in training by name; the original teacher does not and is not saved."""

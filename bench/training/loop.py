@@ -13,7 +13,7 @@ from tractbench.method import Phase
 from tractbench.progress import Progress
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.distillation import Distillation
-from tractbench.training.state import LossPoint
+from tractbench.training.state import LossPoint, State
 
 CHECKPOINT_EVERY = 600.0
 """Seconds of training that a killed run may lose."""
@@ -58,7 +58,7 @@ def distill(
         checkpoints: the student's.
         progress: draws the bar.
         checkpoint_every: seconds between checkpoints; one is also made when stopped.
-        stop: asked after every step; True saves a checkpoint and stops.
+        stop: asked after every step; True, on any process of a group, saves a checkpoint and stops all.
         error: measured on the inference average at the end of each phase, by the method's own solver.
 
     Raises:
@@ -66,32 +66,31 @@ def distill(
         InterruptedRunError: ``stop`` returned True.
         RunFailedError: the loss became infinite or NaN.
     """
-    saved = checkpoints.newest(progress.message)
-    if saved is not None:
-        run.restore(saved)
-        del saved  # the run holds copies
-        progress.message(f"resuming at step {run.step} of {run.total}")
-    due = time.monotonic() + checkpoint_every
-    with progress.task("training", run.total, "step", run.step) as task:
-        while run.step < run.total:
-            started = time.perf_counter()
-            run.train_step()
-            run.seconds += time.perf_counter() - started
-            if error is not None:
-                run.measure(error)
-            note = ""
-            if run.losses and run.losses[-1].step == run.step:
-                note = f"phase {run.losses[-1].phase + 1}/{len(run.plans)}  loss {run.losses[-1].loss:.4g}"
-            task.advance(1, note)
-            stopping = run.step < run.total and stop()
-            if stopping or time.monotonic() >= due:
-                kept = checkpoints.save(run.state())
-                due = time.monotonic() + checkpoint_every
-            if stopping:
-                raise InterruptedRunError(
-                    f"stopped at training step {run.step} of {run.total}; kept: {kept}; "
-                    "the same command goes on from there"
-                )
+    _restore(run, checkpoints, progress)
+    group, due = run.group, time.monotonic() + checkpoint_every
+    try:
+        with progress.task("training", run.total, "step", run.step) as task:
+            while run.step < run.total:
+                started = time.perf_counter()
+                run.train_step()
+                run.seconds += time.perf_counter() - started
+                if error is not None:
+                    run.measure(error)
+                note = ""
+                if run.losses and run.losses[-1].step == run.step:
+                    note = f"phase {run.losses[-1].phase + 1}/{len(run.plans)}  loss {run.losses[-1].loss:.4g}"
+                task.advance(1, note)
+                stopping, saving = group.agree(run.step < run.total and stop(), time.monotonic() >= due)
+                if stopping or saving:
+                    _save(run, checkpoints)
+                    due = time.monotonic() + checkpoint_every
+                if stopping:
+                    raise InterruptedRunError(
+                        f"stopped at training step {run.step} of {run.total}; kept: {checkpoints.path(run.step)}; "
+                        "the same command goes on from there"
+                    )
+    finally:
+        run.close()
     return Distilled(
         student=run.averaged(),
         losses=tuple(run.losses),
@@ -101,3 +100,23 @@ def distill(
         images=run.step * run.config.batch,
         seconds=run.seconds,
     )
+
+
+def _restore(run: Distillation, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Go on from the newest checkpoint, which rank 0 alone reads, whatever the number of processes that wrote it."""
+    group = run.group
+    saved = checkpoints.newest(progress.message) if group.is_main else None
+    numbers = group.from_main(lambda: saved.numbers if saved is not None else None)
+    if numbers is None:
+        return
+    tensors = group.tensors_from_main(lambda: saved.tensors if saved is not None else {})
+    run.restore(State(tensors, numbers))  # the run holds copies
+    progress.message(f"resuming at step {run.step} of {run.total}")
+
+
+def _save(run: Distillation, checkpoints: Checkpoints) -> None:
+    """Write a checkpoint on rank 0; the others wait, as launchers end all processes soon after the first."""
+    state = run.state()
+    if run.group.is_main:
+        checkpoints.save(state)
+    run.group.barrier()
