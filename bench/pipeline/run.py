@@ -128,9 +128,7 @@ class _Attempt:
                 progress=self.progress,
                 weights=cell.weights,
             )
-            scorer.prepare(
-                runtime.group
-            )  # before training: weights that cannot be fetched are missed now and not in sixteen hours
+            scorer.prepare(runtime.group)  # first: weights that cannot be fetched are missed now, not after training
             ends = teacher_ends(cell, teacher, self.store, self.progress, runtime)
             student = make_student(cell, teacher, ends, self.folder.name, self.store, self.progress, runtime)
             sampling_started = time.perf_counter()
