@@ -24,7 +24,7 @@ from tractbench.method import Method
 from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.draw import draw_pictures
 from tractbench.pipeline.failures import failure_kind, failure_reason
-from tractbench.pipeline.needs import check_needs
+from tractbench.pipeline.needs import check_needs, check_room
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import count_evaluations, score_samples
 from tractbench.pipeline.student import count_parameters, make_student, teacher_ends
@@ -57,10 +57,11 @@ def run(
     """
     with dataset.computing():
         store.require_writable()
-        check_needs(config, dataset)
+        check_needs(config, method, dataset, store.root, runtime.device, runtime.weights)
         cell = identify(config, method, dataset, runtime.weights)
         if not runtime.force and (found := store.find(cell.id, config)):
             return Outcome(found, reused=True)
+        check_room(config, method, dataset, store.root, runtime.device, progress)
         folder = store.cell_folder(config, cell.id)
         with store.lock_cell(folder):
             if not runtime.force and (found := store.find(cell.id, config)):  # made while this process waited
