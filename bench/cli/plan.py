@@ -88,14 +88,12 @@ def _print_plan(made: Plan) -> None:
     print(f"{made.device_hours:,.1f} {'hours' if cpu else 'GPU-hours'} on {made.devices} x {device.name}.")
     peaks = ", ".join(f"{name} {peak:.3g}" for name, peak in device.peak.items())
     print(f"Peak in TFLOP/s: {peaks} ({device.source}).")
-    print(f"Counted stages take {device.share:.0%} of it to be reached: {device.share_source}.")
-    detail = (
-        f", {memory.activations / 1e9:.1f} GB of them activations of {memory.images} images" if memory.images else ""
-    )
-    print(f"Memory of a device, estimated: {memory.total / 1e9:.1f} GB{detail}.")
+    print(f"Counted stages are taken to reach {device.share:.0%} of it: {device.share_source}.")
+    detail = f", {memory.activations / 1e9:.3g} GB of it activations of {memory.images} images" * bool(memory.images)
+    print(f"Memory of a device, estimated: {memory.total / 1e9:.3g} GB{detail}.")
     for change in made.changes:
         known = [f"{change.hours:,.2f} hours"] if change.hours is not None else []
-        known += [f"{change.memory / 1e9:.1f} GB"] if change.memory is not None else []
+        known += [f"{change.memory / 1e9:.3g} GB"] if change.memory is not None else []
         known += [change.note] if change.note else []
         print(f"  with {change.name}: {', '.join(known)}")
     print("It could start now." if made.ready else "It cannot start here before what is MISSING is here.")
