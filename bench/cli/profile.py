@@ -12,7 +12,7 @@ import typer
 from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress, with_settings
 
 if TYPE_CHECKING:
-    from tractbench.pipeline.profile import Profile
+    from tractbench.pipeline.profiles import Profile
 
 
 @with_settings
@@ -58,14 +58,12 @@ def _print(made: Profile) -> None:
     print(f"matrix-product peak {device.peak_flops / 1e12:.3g} TFLOP/s")
     train, sample, score = made.train, made.sample, made.score
     rows = [[
-        "training", f"{train.images_per_s:,.4g}", f"{train.ratio:.3f} of its passes", f"{train.flops_share:.0%}"
+        "training", f"{train.images_per_s:,.4g}", f"{train.ratio:.3f}", f"{train.flops_share:.0%}"
     ]] if train else []  # fmt: skip
-    rows.append(
-        ["sampling", f"{sample.images_per_s:,.4g}", f"{sample.ratio:.3f} of its passes", f"{sample.flops_share:.0%}"]
-    )
+    rows.append(["sampling", f"{sample.images_per_s:,.4g}", f"{sample.ratio:.3f}", f"{sample.flops_share:.0%}"])
     share = f"{score.flops_share:.0%}" if score.flops_share is not None else "-"
-    rows.append([f"scoring ({score.what})", f"{score.images_per_s:,.4g}", "-", share])
-    print_table({"": "left", "images/s": "right", "time": "right", "of the peak": "right"}, rows)
+    rows.append([score.what, f"{score.images_per_s:,.4g}", "-", share])
+    print_table({"": "left", "images/s": "right", "of its passes": "right", "of the peak": "right"}, rows)
     if train:
         parts = {"network passes": train.floor_seconds, **train.parts}
         print_table(
@@ -73,7 +71,5 @@ def _print(made: Profile) -> None:
             [[name, f"{1e3 * spent:.3f}", f"{spent / train.step_seconds:.1%}"] for name, spent in parts.items()]
             + [["all", f"{1e3 * train.step_seconds:.3f}", "100.0%"]],
         )
-    print(
-        f"Memory: {memory.peak / 1e9:.3g} GB {memory.kind}; {memory.state / 1e9:.3g} GB weights and optimiser, ", end=""
-    )
-    print(f"{memory.activations / 1e9:.3g} GB activations of a step.")
+    print(f"Memory: {memory.peak / 1e9:.3g} GB {memory.kind}.")
+    print(f"{memory.state / 1e9:.3g} GB of weights and optimiser, {memory.activations / 1e9:.3g} GB of activations.")

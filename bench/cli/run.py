@@ -31,6 +31,10 @@ def run(
     checkpoint_every: Annotated[
         str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h; the last two are kept.")
     ] = "10m",
+    track: Annotated[
+        str | None,
+        typer.Option(help="Send curves, scores and pictures to tensorboard, wandb, mlflow or trackio."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -50,15 +54,17 @@ def run(
     from tractbench.config.resolve import resolve
     from tractbench.pipeline.run import run as make_run
     from tractbench.pipeline.runtime import Runtime
+    from tractbench.pipeline.tracking import make_tracker
     from tractbench.results.store import Store
 
     resolved, chosen_method, chosen_dataset = resolve(settings)
+    tracker = make_tracker(track)
     store, every = Store(runs, create=True), parse_duration(checkpoint_every)
     bar = progress(quiet)
     bar.message(_announce(resolved))
     try:
         with interrupts() as stop:
-            runtime = Runtime(chosen_device(device), sample_batch, weights, force, every, stop)
+            runtime = Runtime(chosen_device(device), sample_batch, weights, force, every, stop, tracker)
             outcome = make_run(resolved, chosen_method, chosen_dataset, store, bar, runtime)
     except (RunFailedError, InterruptedRunError) as error:
         if as_json:

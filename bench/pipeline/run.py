@@ -32,7 +32,7 @@ from tractbench.progress import Progress
 from tractbench.registry import distribution_hash
 from tractbench.results.provenance import environment
 from tractbench.results.record import Failure, Record, RecordedConfig, Seconds
-from tractbench.results.store import Store
+from tractbench.results.store import PICTURE, Store
 from tractbench.teachers.load import load_teacher
 from tractbench.training.numerics import precision, sampled_in
 
@@ -84,6 +84,7 @@ class _Attempt:
         write_atomic(self.folder / "config.json", self.cell.config.model_dump_json(indent=2) + "\n")
         self.store.log(self.folder, f"started: {self.cell.command}")
         try:
+            self.runtime.tracker.start(self.folder, self.cell.config.model_dump(mode="json"))
             record = self._made()
         except (InterruptedRunError, KeyboardInterrupt) as error:
             self._end("interrupted", None, str(error) or "stopped at once")
@@ -97,6 +98,8 @@ class _Attempt:
             if kind == "error" or isinstance(error, TractbenchError):
                 raise
             raise RunFailedError(reason) from error
+        finally:
+            self.runtime.tracker.close()
         self.store.write(record)  # last, so that a recorded run is a complete one
         self.store.log(self.folder, f"done in {record.seconds.total:.0f} s")
         return record
@@ -130,6 +133,9 @@ class _Attempt:
             scored = time.perf_counter()
             original = sampled_in(teacher.denoiser, cell.config.precision, runtime.device)
             draw_pictures(cell, original, sampled, self.folder, runtime, self.progress)
+        steps = student.training.steps
+        runtime.tracker.log({f"score/{name}": metric.mean for name, metric in metrics.items()}, steps)
+        runtime.tracker.image("samples", self.folder / PICTURE, steps)
         return self._record(
             status="done",
             metrics=metrics,

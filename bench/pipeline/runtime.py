@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import InterruptedRunError
+from tractbench.progress import Tracker
 from tractbench.training.loop import CHECKPOINT_EVERY
 
 
@@ -25,6 +26,7 @@ class Runtime:
         force: run again even if the store has the result.
         checkpoint_every: seconds between two checkpoints.
         stop: asked between steps; True ends the run early, keeping what is done.
+        tracker: takes curves, scores and pictures.
     """
 
     device: str = "cpu"
@@ -33,6 +35,7 @@ class Runtime:
     force: bool = False
     checkpoint_every: float = CHECKPOINT_EVERY
     stop: Callable[[], bool] = lambda: False
+    tracker: Tracker = field(default_factory=Tracker)
 
 
 class Stoppable:

@@ -155,14 +155,8 @@ def alternatives(
             faster = machine.peak[config.precision] / machine.peak[name]
             hours = sum(s.hours * (1 if s.kind == "scoring" else faster) for s in stages)
             other = estimate_memory(config, method, networks, name, memory.images)
-            found.append(
-                Change(
-                    name,
-                    hours,
-                    other.total,
-                    "if its peak is reached to the same share" if faster < 1 else "slower here",
-                )
-            )
+            note = "if its peak is reached to the same share" if faster < 1 else "slower here"
+            found.append(Change(name, hours, other.total, note))
     found.append(Change("compile", None, None, "fuses what lies between the products; measure it: tractbench profile"))
     if memory.images > 1:
         each = memory.activations / memory.images
