@@ -11,6 +11,7 @@ from tractbench.cli.ending import tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
 from tractbench.cli.plan import doctor, plan
+from tractbench.cli.profile import profile
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
 from tractbench.cli.store import store_app
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(profile)
 app.command()(evaluate)
 app.command()(report)
 app.command()(verify)

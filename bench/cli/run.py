@@ -39,6 +39,10 @@ def run(
         bool,
         typer.Option("--compile", help="Compile the networks (torch.compile); numbers differ by rounding."),
     ] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Send curves, scores and pictures to tensorboard, wandb, mlflow or trackio."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -58,10 +62,12 @@ def run(
     from tractbench.config.resolve import resolve
     from tractbench.pipeline.run import run as make_run
     from tractbench.pipeline.runtime import Runtime
+    from tractbench.pipeline.tracking import make_tracker
     from tractbench.results.store import Store
 
     with processes(device) as group:
         resolved, chosen_method, chosen_dataset = resolve(settings)
+        tracker = make_tracker(track if group.is_main else None)
         store, every = Store(runs, create=True), parse_duration(checkpoint_every)
         group.barrier()  # until every process has seen the store as it was
         bar = progress(quiet or not group.is_main)
@@ -69,7 +75,7 @@ def run(
         try:
             with interrupts(group) as stop:
                 runtime = Runtime(
-                    group.device, sample_batch, weights, force, every, stop, group, micro_batch, compiling
+                    group.device, sample_batch, weights, force, every, stop, group, micro_batch, compiling, tracker
                 )
                 outcome = make_run(resolved, chosen_method, chosen_dataset, store, bar, runtime)
         except TractbenchError as error:

@@ -6,16 +6,21 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from tractbench.config.fields import RunConfig
-from tractbench.datasets.base import Dataset
+from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError, TractbenchError
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Method
+from tractbench.nets.build import meta_network
+from tractbench.pipeline.counts import teacher_preset
+from tractbench.progress import Progress
 from tractbench.teachers.load import teacher_hash
+from tractbench.training.phases import plan_phases
 
 STUDENT_BYTES = 36
 """Bytes for each parameter while training: student, gradient, Adam's two moments, self-teacher, teacher and short part
@@ -27,6 +32,12 @@ CHECKPOINT_BYTES = 32
 CHECKPOINTS = 3
 """Checkpoints that lie on the disk at once: the last two, and the one that is being written."""
 
+RESULTS = 50_000_000
+"""Bytes that records, pictures and what the cache keeps for a run take at most."""
+
+Presence = Literal["yes", "MISSING", "tight", "fetched"]
+"""``tight``: it may not be enough; ``fetched``: it is missing, and the run fetches it itself."""
+
 
 @dataclass(frozen=True)
 class Need:
@@ -34,17 +45,28 @@ class Need:
 
     Attributes:
         name: what it is.
-        present: whether it is here.
+        state: whether it is here; only what is MISSING stops a run.
         detail: what was found, or what to do.
     """
 
     name: str
-    present: bool
+    state: Presence
     detail: str
 
+    @property
+    def present(self) -> bool:
+        """Whether nothing has to be done about it."""
+        return self.state == "yes"
 
-def files_needed(config: RunConfig, dataset: Dataset) -> tuple[Need, ...]:
-    """Return data, teacher and Inception weights, here or not; nothing is loaded."""
+
+def files_needed(config: RunConfig, dataset: Dataset, weights: Path | None = None) -> tuple[Need, ...]:
+    """Return data, teacher and Inception weights, here or not; nothing is loaded.
+
+    Args:
+        config: the run.
+        dataset: its data set.
+        weights: Inception weights instead of the published ones.
+    """
     process = load_process(config.process, config.grid_steps)
 
     def teacher() -> str:
@@ -56,18 +78,80 @@ def files_needed(config: RunConfig, dataset: Dataset) -> tuple[Need, ...]:
             lambda: f"{dataset.training_images:,} training images, sha256 {dataset.fingerprint[:12]}",
         ),
         _found(f"teacher {config.teacher}", teacher),
-        *_inception(config),
+        *_inception(config, weights),
     )
 
 
-def check_needs(config: RunConfig, dataset: Dataset) -> None:
-    """Raise ConfigError, with a line each, if data or teacher are not on this machine.
+def room_needed(config: RunConfig, method: Method, dataset: Dataset, store: Path, device: str) -> tuple[Need, ...]:
+    """Return the memory and the disk that a run takes for certain, from its architectures alone.
 
-    Inception weights are fetched when they are first needed, so they alone stop nothing; they are named with the rest.
+    Args:
+        config: the run.
+        method: its method.
+        dataset: its data set.
+        store: folder of results.
+        device: cpu or cuda.
     """
-    needs = [need for need in files_needed(config, dataset) if not need.present]
-    if all(need.name == INCEPTION for need in needs):
-        return
+    parameters = largest_network(config, method, dataset)
+    return memory_needed(parameters, method, free_memory(device)), disk_needed(parameters, config, store)
+
+
+def largest_network(config: RunConfig, method: Method, dataset: Dataset) -> int:
+    """Return the parameters of the largest network of a run."""
+    presets = [teacher_preset(config, dataset)]
+    if method.trains:
+        named = {plan.network for plan in plan_phases(config, method.phases(config.schedule)) if plan.network}
+        presets += [dataset.network(name, config.process) for name in sorted(named)]
+    return max(_parameters(preset) for preset in presets)
+
+
+def _parameters(preset: NetworkPreset | None) -> int:
+    if preset is None:
+        return 0
+    return sum(p.numel() for p in meta_network(preset.network, preset.arguments).parameters())
+
+
+def check_needs(
+    config: RunConfig, method: Method, dataset: Dataset, store: Path, device: str, weights: Path | None = None
+) -> None:
+    """Raise ConfigError, with a line for everything that is missing, if data or teacher are not on this machine.
+
+    Memory, disk and Inception weights alone stop nothing here, as the run may be done already; they are named with the
+    rest. What is short of them stops a run that starts: :func:`check_room`.
+
+    Args:
+        config: the run.
+        method: its method.
+        dataset: its data set.
+        store: folder of results.
+        device: cpu or cuda.
+        weights: Inception weights instead of the published ones.
+    """
+    files = files_needed(config, dataset, weights)
+    if any(need.state == "MISSING" for need in files):
+        try:
+            room = room_needed(config, method, dataset, store, device)
+        except TractbenchError:  # without the teacher's card its architecture may be unknown; the card is named
+            room = ()
+        _refuse([need for need in (*files, *room) if not need.present])
+
+
+def check_room(
+    config: RunConfig, method: Method, dataset: Dataset, store: Path, device: str, progress: Progress
+) -> None:
+    """Say what of memory and disk may not be enough.
+
+    Raises:
+        ConfigError: weights and optimiser are larger than the memory, or one checkpoint than the free disk.
+    """
+    needs = [need for need in room_needed(config, method, dataset, store, device) if not need.present]
+    if any(need.state == "MISSING" for need in needs):
+        _refuse(needs)
+    for need in needs:
+        progress.message(f"{need.name} may not be enough: {need.detail}")
+
+
+def _refuse(needs: list[Need]) -> None:
     if len(needs) == 1:
         raise ConfigError(needs[0].detail)
     lines = "".join(f"\n  {need.name}: {need.detail}" for need in needs)
@@ -79,30 +163,45 @@ INCEPTION = "Inception weights"
 
 def _found(name: str, look: Callable[[], str]) -> Need:
     try:
-        return Need(name, True, look())
+        return Need(name, "yes", look())
     except TractbenchError as error:
-        return Need(name, False, str(error))
+        return Need(name, "MISSING", str(error))
 
 
-def _inception(config: RunConfig) -> list[Need]:
+def _inception(config: RunConfig, weights: Path | None) -> list[Need]:
     if not load_protocol(config.protocol).inception:
         return []
     from tractbench.evaluation.extractors.inception import URL, choose_weights
 
+    if weights is not None:
+        return [_found(INCEPTION, lambda: f"{choose_weights(weights).path}")]
     path = choose_weights(None).path
-    missing = f"fetched at the first evaluation from {URL}; offline, put it at {path}"
-    return [Need(INCEPTION, path.exists(), str(path) if path.exists() else missing)]
+    if path.exists():
+        return [Need(INCEPTION, "yes", str(path))]
+    return [Need(INCEPTION, "fetched", f"fetched at the first evaluation from {URL}; offline, put it at {path}")]
 
 
-def memory_needed(parameters: int, method: Method, device: str) -> Need:
-    """Return the memory of weights, averages and optimiser, against what the device has."""
-    free = _free_memory(device)
-    needed = parameters * (STUDENT_BYTES if method.trains else 4)
+def state_bytes(parameters: int, method: Method) -> int:
+    """Return the bytes of weights, averages and optimiser."""
+    return parameters * (STUDENT_BYTES if method.trains else 4)
+
+
+def memory_needed(parameters: int, method: Method, free: int) -> Need:
+    """Return the memory of weights, averages and optimiser, against what the device has.
+
+    Args:
+        parameters: of the network.
+        method: the method.
+        free: bytes that a run could have, 0 if nobody says.
+    """
+    needed = state_bytes(parameters, method)
     detail = f"{needed / 1e9:.1f} GB of weights and optimiser beside the activations; {free / 1e9:.1f} GB here"
-    return Need("memory", free == 0 or needed < free, detail)
+    if free and needed > free:
+        return Need("memory", "MISSING", f"{detail}; choose a device with more, or a smaller network (--tier smoke)")
+    return Need("memory", "yes", detail)
 
 
-def _free_memory(device: str) -> int:
+def free_memory(device: str) -> int:
     """Return the bytes that a run could have, 0 if nobody says."""
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(0).total_memory)
@@ -111,8 +210,16 @@ def _free_memory(device: str) -> int:
 
 
 def disk_needed(parameters: int, config: RunConfig, store: Path) -> Need:
-    """Return the disk space of student and checkpoints, against what the store's disk has."""
-    needed = parameters * ((CHECKPOINT_BYTES * CHECKPOINTS + 4) if config.budget else 0) + 50_000_000
+    """Return the disk space of student and checkpoints, against what the store's disk has.
+
+    It is MISSING if not one checkpoint would fit, and tight if not all that lie there at once would.
+    """
+    one = parameters * CHECKPOINT_BYTES if config.budget else 0
+    needed = parameters * ((CHECKPOINT_BYTES * CHECKPOINTS + 4) if config.budget else 0) + RESULTS
     folder = next(path for path in (store.absolute(), *store.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    return Need("disk", needed < free, f"{needed / 1e9:.1f} GB for results in {store}; {free / 1e9:.1f} GB free there")
+    detail = f"{needed / 1e9:.1f} GB for results in {store}; {free / 1e9:.1f} GB free there"
+    if free > needed:
+        return Need("disk", "yes", detail)
+    remedy = f"{detail}; delete what is not needed, or choose another disk with --runs"
+    return Need("disk", "tight" if free > one else "MISSING", remedy)

@@ -1,56 +1,35 @@
-"""What a run will cost before it starts: what is missing, how much memory and disk it takes, how long each stage is."""
+"""What a run will cost before it starts: what is missing, how much memory and disk it takes, how long each stage is.
+
+Times follow from operation counts and the speed of a device. What this machine does in a moment is timed instead.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from tractbench.config.fields import RunConfig
-from tractbench.datasets.base import FULL, Dataset
-from tractbench.diffusion.denoiser import Denoiser, on_device
-from tractbench.diffusion.processes import Process, load_process
-from tractbench.diffusion.solvers import sample_ode, solver_steps
-from tractbench.errors import TractbenchError
-from tractbench.evaluation.ends import ENDS
-from tractbench.evaluation.protocols import Protocol, load_protocol
+from tractbench.datasets.base import Dataset
+from tractbench.diffusion.processes import load_process
+from tractbench.diffusion.solvers import solver_steps
+from tractbench.evaluation.reference import BATCH
 from tractbench.method import Method
-from tractbench.nets.build import build_network
-from tractbench.pipeline.needs import Need, disk_needed, files_needed, memory_needed
-from tractbench.progress import Progress, Task
-from tractbench.seeds import generator
-from tractbench.teachers.load import load_teacher, new_denoiser, wrap
-from tractbench.teachers.published import published_teachers
-from tractbench.training.distillation import Distillation
+from tractbench.pipeline.counts import count, count_phases, teacher_preset
+from tractbench.pipeline.devices import Device, devices, parse_machine, this_machine
+from tractbench.pipeline.measure import Subject, measure_stages
+from tractbench.pipeline.needs import Need, disk_needed, files_needed, free_memory, memory_needed
+from tractbench.pipeline.stages import Change, Memory, Stage, alternatives, count_stages, estimate_memory, evaluations
+from tractbench.progress import Progress
+from tractbench.training.numerics import Precision
 
-ENOUGH = 0.25
-"""Seconds after which a measurement is believed; smaller batches are doubled."""
+MOMENT = 0.9
+"""Seconds of network passes that a plan may take to time what is small."""
 
-TRIALS = 2
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run.
-
-    Attributes:
-        name: what it does.
-        images: how many images it handles.
-        seconds_per_image: measured on this machine.
-    """
-
-    name: str
-    images: int
-    seconds_per_image: float
-
-    @property
-    def hours(self) -> float:
-        """Projected hours on this machine."""
-        return self.images * self.seconds_per_image / 3600
+MINUTE = 54.0
+"""Seconds of them when measurements are asked for."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +39,49 @@ class Plan:
     Attributes:
         needs: data, teacher, weights, memory and disk.
         stages: in the order of the run.
-        parameters: of the network.
-        device: what the speeds were measured on.
-        devices: how many of them there are; a run uses one.
+        parameters: of the largest network.
+        device: what it is planned for.
+        devices: how many of them.
+        memory: of one of them.
+        changes: by other settings.
     """
 
     needs: tuple[Need, ...]
     stages: tuple[Stage, ...]
     parameters: int
-    device: str
+    device: Device
     devices: int
+    memory: Memory
+    changes: tuple[Change, ...]
 
     @property
     def ready(self) -> bool:
-        """Whether the run can start."""
-        return all(need.present for need in self.needs)
+        """Whether the run can start here."""
+        return not any(need.state == "MISSING" for need in self.needs)
+
+    @property
+    def hours(self) -> float:
+        """Hours from beginning to end."""
+        return sum(stage.hours for stage in self.stages)
+
+    @property
+    def device_hours(self) -> float:
+        """The same times the number of devices."""
+        return self.hours * self.devices
 
 
 def make_plan(
-    config: RunConfig, method: Method, dataset: Dataset, store: Path, device: str, progress: Progress
+    config: RunConfig,
+    method: Method,
+    dataset: Dataset,
+    store: Path,
+    device: str,
+    progress: Progress,
+    *,
+    on: str | None = None,
+    measure: bool = False,
 ) -> Plan:
-    """Look for what a run needs and measure how fast this machine does each of its stages.
-
-    Where the teacher is not here, a network of its architecture with random weights is timed.
+    """Look for what a run needs and project how long it takes; nothing is loaded.
 
     Args:
         config: the run.
@@ -90,149 +89,62 @@ def make_plan(
         dataset: its data set.
         store: folder of results.
         device: cpu or cuda.
-        progress: draws the calibration.
+        progress: draws a measurement that is asked for.
+        on: a machine of the table, such as ``8xh100``; None for this one.
+        measure: time this machine for up to a minute; else for a moment.
+
+    Raises:
+        ConfigError: there is no such machine, or it has no units for the run's precision.
     """
-    protocol = load_protocol(config.protocol)
-    needs = list(files_needed(config, dataset))
+    name, number = parse_machine(on) if on else ("", 1)
+    here = name in ("", "cpu")
+    device = "cpu" if name == "cpu" else device
+    preset = teacher_preset(config, dataset)
     process = load_process(config.process, config.grid_steps)
-    denoiser = _network(config, dataset, process, device)
-    parameters = sum(p.numel() for p in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0
-    with progress.task("measuring this machine", 3 if method.trains else 2, "stage") as task:
-        stages = _stages(config, method, dataset, process, denoiser, protocol, device, task)
-    needs += [memory_needed(parameters, method, device), disk_needed(parameters, config, store)]
-    count = torch.cuda.device_count() if device.startswith("cuda") else 1
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    return Plan(tuple(needs), tuple(stages), parameters, name, count)
+    phases = count_phases(config, method, dataset, process, preset)
+    free = free_memory(device)
+    machine = this_machine(device, free, *{config.precision, *_lower(device)}) if here else devices()[name]
+    stages = count_stages(config, method, dataset, count(preset), phases, machine, number)
+    if here:
+        subject = Subject(config, method, dataset, process, preset, device)
+        with progress.task("measuring this machine", 1, "run") as task:
+            stages = _timed(subject, stages, MINUTE if measure else MOMENT)
+            task.advance(1)
+    networks = [count(preset), *(phase.student for phase in phases)]
+    parameters = max(network.parameters for network in networks)
+    needs = (
+        *files_needed(config, dataset),
+        memory_needed(parameters, method, int(machine.memory * 1e9)),
+        disk_needed(parameters, config, store),
+    )
+    memory = estimate_memory(config, method, networks, config.precision, -(-config.batch // number))
+    changes = alternatives(config, method, networks, machine, stages, memory)
+    return Plan(needs, tuple(stages), parameters, machine, number, memory, changes)
 
 
-def _network(config: RunConfig, dataset: Dataset, process: Process, device: str) -> Denoiser:
-    """Return the teacher, or a network of its architecture with random weights."""
-    try:
-        denoiser = load_teacher(config.teacher, dataset, process).denoiser
-    except TractbenchError:
-        random = generator("plan")
-        card = published_teachers().get(config.teacher)
-        if card is None:
-            own = config.teacher == dataset.trained_teacher(config.process, config.tier)
-            recipe = dataset.recipe(config.process, config.tier if own else FULL)
-            denoiser = new_denoiser(dataset.network(recipe.network, config.process), process, random)
-        else:
-            denoiser = wrap(build_network(card.network, card.arguments, random), card.parameterisation, process)
-    if isinstance(denoiser, nn.Module):
-        denoiser.requires_grad_(False).eval()
-    return on_device(denoiser, device)
+def _lower(device: str) -> tuple[Precision, ...]:
+    return ("tf32", "bf16") if device.startswith("cuda") and torch.cuda.get_device_capability()[0] >= 8 else ("bf16",)
 
 
-def _per_image(work: Callable[[int], Callable[[], None]], most: int, device: str) -> float:
-    """Return the seconds that a piece of work takes for an image.
-
-    Args:
-        work: makes the work for so many images.
-        most: images that the run itself would handle together.
-        device: cpu or cuda.
-    """
-    batch = min(2, most)
-    while True:
-        do = work(batch)
-        do()
-        best = float("inf")
-        for _ in range(TRIALS):
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            do()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
-        if best >= ENOUGH or batch >= most:
-            return best / batch
-        batch = min(2 * batch, most)
-
-
-def _stages(
-    config: RunConfig,
-    method: Method,
-    dataset: Dataset,
-    process: Process,
-    denoiser: Denoiser,
-    protocol: Protocol,
-    device: str,
-    task: Task,
-) -> list[Stage]:
+def _timed(subject: Subject, stages: Sequence[Stage], limit: float) -> list[Stage]:
+    """Replace what this machine can time by what it takes; the rest goes at the speed of an evaluation, if known."""
+    config, method = subject.config, subject.method
     steps = solver_steps(method.sampler(), config.nfe)
     full = config.schedule[0] if config.schedule else config.grid_steps
-
-    def evaluation(batch: int) -> Callable[[], None]:
-        noise = torch.randn((batch, *dataset.shape), generator=generator("plan", "noise")) * process.prior_std
-        noise = noise.to(device)
-        labels = torch.zeros(batch, dtype=torch.int64, device=device) if dataset.classes else None
-
-        @torch.no_grad()
-        def one_step() -> None:
-            sample_ode(denoiser, process, noise, 1, labels, clip=config.clip_sample)
-
-        return one_step
-
-    each = _per_image(evaluation, config.chunk, device)
-    task.advance(1)
-    stages = [Stage(f"teacher in {full} steps", ENDS, each * evaluations(method.teacher_sampler(), full))]
-    if method.trains:
-        stages.append(Stage("training", config.budget, _training(config, method, dataset, process, denoiser, device)))
-        task.advance(1)
-    images = config.samples * len(config.sampling_seeds)
-    stages.append(Stage("sampling", images, each * evaluations(method.sampler(), steps)))
-    if protocol.inception:
-        scored = images + _train_count(dataset)
-        stages.append(Stage("Inception features", scored, _scoring(dataset, protocol, device)))
-    task.advance(1)
-    return stages
-
-
-def evaluations(solver: str, steps: int) -> int:
-    """Return the denoiser evaluations of a solver: Heun takes two in each step but the last."""
-    return 2 * steps - 1 if solver == "heun" else steps
-
-
-def _train_count(dataset: Dataset) -> int:
-    try:
-        return dataset.training_images
-    except TractbenchError:
-        return dataset.train_count
-
-
-def _training(
-    config: RunConfig, method: Method, dataset: Dataset, process: Process, teacher: Denoiser, device: str
-) -> float:
-    """Return the seconds that an image of a training step takes."""
-    phases = max(1, len(config.schedule) - 1)
-
-    def new_network(name: str) -> nn.Module:
-        return new_denoiser(dataset.network(name, config.process), process, generator("plan", name))
-
-    def steps(batch: int) -> Callable[[], None]:
-        small = config.model_copy(update={"batch": batch, "budget": batch * (TRIALS + 2) * phases})
-        images = torch.zeros((batch, *dataset.shape), dtype=torch.float32)
-        labels = torch.zeros(batch, dtype=torch.int64) if dataset.classes else None
-        return Distillation(
-            small, method, process, teacher, images, labels=labels, new_network=new_network, device=device
-        ).train_step
-
-    return _per_image(steps, config.batch, device)
-
-
-def _scoring(dataset: Dataset, protocol: Protocol, device: str) -> float:
-    """Return the seconds that the Inception network takes for an image; its weights do not matter for that."""
-    from tractbench.evaluation.extractors.inception import Inception
-    from tractbench.evaluation.reference import BATCH
-
-    network = Inception.untrained(device)
-
-    def features(batch: int) -> Callable[[], None]:
-        images = torch.zeros((batch, *dataset.shape), dtype=torch.uint8)
-
-        def extract() -> None:
-            network(images, protocol.resize)
-
-        return extract
-
-    return _per_image(features, BATCH, device)
+    asked = {
+        stages[0].name: evaluations(method.teacher_sampler(), full),
+        "sampling": evaluations(method.sampler(), steps),
+    }
+    together = {"evaluation": config.chunk, "training": config.batch, "scoring": BATCH}
+    estimates = {s.kind: (s.seconds_per_image / asked.get(s.name, 1), together[s.kind]) for s in stages}
+    found = measure_stages(subject, estimates, limit)
+    timed = []
+    for stage in stages:
+        if stage.kind in found:
+            each = found[stage.kind] * asked.get(stage.name, 1)
+            stage = replace(stage, seconds_per_image=each, basis="measured")
+        elif "evaluation" in found:
+            slower = found["evaluation"] / estimates["evaluation"][0]
+            stage = replace(stage, seconds_per_image=stage.seconds_per_image * slower)
+        timed.append(stage)
+    return timed

@@ -23,14 +23,14 @@ from tractbench.method import Method
 from tractbench.pipeline.cell import Cell, identify
 from tractbench.pipeline.draw import draw_pictures
 from tractbench.pipeline.failures import Ending, first_ending
-from tractbench.pipeline.needs import check_needs
+from tractbench.pipeline.needs import check_needs, check_room
 from tractbench.pipeline.runtime import Runtime, StoppingProgress
 from tractbench.pipeline.samples import count_evaluations, score_samples
 from tractbench.pipeline.student import Student, count_parameters, make_student, teacher_ends
 from tractbench.progress import Progress
 from tractbench.registry import distribution_hash
 from tractbench.results.record import Metric, Record, RecordedConfig, Seconds
-from tractbench.results.store import CONFIG, Store
+from tractbench.results.store import CONFIG, PICTURE, Store
 from tractbench.teachers.load import load_teacher
 from tractbench.training.compiling import compiled
 from tractbench.training.numerics import precision, sampled_in
@@ -57,7 +57,7 @@ def run(
     group = runtime.group
     with dataset.computing():
         store.require_writable()
-        check_needs(config, dataset)
+        check_needs(config, method, dataset, store.root, runtime.device, runtime.weights)
         cell = identify(config, method, dataset, runtime.weights)
 
         def find() -> Record | None:
@@ -65,6 +65,7 @@ def run(
 
         if found := find():
             return Outcome(found, reused=True)
+        check_room(config, method, dataset, store.root, runtime.device, progress)
         folder = store.cell_folder(config, cell.id)
         with store.lock_cell(folder) if group.is_main else nullcontext():
             if found := find():  # made while this process waited
@@ -94,6 +95,7 @@ class _Attempt:
             write_atomic(self.folder / CONFIG, self.cell.config.model_dump_json(indent=2) + "\n")
             self.store.log(self.folder, f"started: {self.cell.command}")
         try:
+            self.runtime.tracker.start(self.folder, self.cell.config.model_dump(mode="json"))
             return self._made()
         except (Exception, KeyboardInterrupt) as error:
             ending = first_ending(error, group, self.runtime.device)
@@ -104,6 +106,8 @@ class _Attempt:
             if ending.status == "interrupted" or ending.failure == "error" or isinstance(error, TractbenchError):
                 raise
             raise RunFailedError(ending.reason) from error
+        finally:
+            self.runtime.tracker.close()
 
     def _end(self, ending: Ending) -> None:
         """Record an end that is none; where nothing can be written, what is raised says more than that."""
@@ -141,6 +145,9 @@ class _Attempt:
                     for one in (teacher.denoiser, student.denoiser)
                 )
                 draw_pictures(cell, original, sampled, self.folder, runtime, self.progress)
+                steps = student.training.steps
+                runtime.tracker.log({f"score/{name}": metric.mean for name, metric in metrics.items()}, steps)
+                runtime.tracker.image("samples", self.folder / PICTURE, steps)
                 seconds = Seconds(
                     training=student.training.seconds,
                     sampling_and_scoring=scored - sampling_started,

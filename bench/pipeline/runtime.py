@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import InterruptedRunError
-from tractbench.progress import Progress, Task
+from tractbench.progress import Progress, Task, Tracker
 from tractbench.results.provenance import environment
 from tractbench.training.loop import CHECKPOINT_EVERY
 from tractbench.training.parallel import ALONE, Group
@@ -32,6 +32,7 @@ class Runtime:
         group: the processes that make the run together.
         micro_batch: examples whose training passes run together; None for all that a process has of a batch.
         compiling: compile the networks' passes in training and sampling.
+        tracker: takes curves, scores and pictures.
     """
 
     device: str = "cpu"
@@ -43,6 +44,7 @@ class Runtime:
     group: Group = ALONE
     micro_batch: int | None = None
     compiling: bool = False
+    tracker: Tracker = field(default_factory=Tracker)
 
     def lineage(self) -> dict[str, object]:
         """Return what a result was made with, as plain JSON values."""

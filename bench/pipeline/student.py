@@ -187,6 +187,7 @@ def _trained(
         stop=runtime.stop,
         error=lambda student, phase: ends.error(_sampled(cell, student, runtime), phase.end, method.sampler()),
         checkpoint_every=runtime.checkpoint_every,
+        tracker=runtime.tracker,
     )
     errors = tuple(
         DistillationError(phase=index, start=phase.start, end=phase.end, error=error)

@@ -86,6 +86,7 @@ class Distillation:
         self.distillation_errors: list[float] = []
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._recent: list[Tensor] = []
+        self._norm: Tensor | None = None
         self._set_teacher(teacher)
         self._set_student(self._network_of(0))
 
@@ -98,6 +99,13 @@ class Distillation:
     def nonfinite_gradients(self) -> int:
         """Entries of gradients that were replaced so far; asking waits for the device."""
         return int(self._nonfinite)
+
+    def gradient_norm(self) -> float:
+        """Return the norm of the last step's gradient before it was limited; asking waits for the device."""
+        if self._norm is not None:
+            return float(self._norm)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return float(torch.stack(torch._foreach_norm(gradients)).norm())
 
     def _network_of(self, index: int) -> nn.Module:
         """Return a phase's student network before it learnt anything in it."""
@@ -163,7 +171,7 @@ class Distillation:
         progress = done / plan.steps
         self.optimiser.zero_grad()
         loss = self._backward(self._ahead.take(self.step), plan.phase, progress)
-        mend_gradients(self.config, self._parameters, self._nonfinite)
+        self._norm = mend_gradients(self.config, self._parameters, self._nonfinite)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step, progress)
         self.optimiser.step()

@@ -10,7 +10,7 @@ from torch import nn
 
 from tractbench.errors import InterruptedRunError
 from tractbench.method import Phase
-from tractbench.progress import Progress
+from tractbench.progress import Progress, Tracker
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.distillation import Distillation
 from tractbench.training.state import LossPoint, State
@@ -50,6 +50,7 @@ def distill(
     checkpoint_every: float = CHECKPOINT_EVERY,
     stop: Callable[[], bool] = lambda: False,
     error: Callable[[nn.Module, Phase], float] | None = None,
+    tracker: Tracker | None = None,
 ) -> Distilled:
     """Train to the end, from the newest checkpoint if there is one.
 
@@ -60,6 +61,7 @@ def distill(
         checkpoint_every: seconds between checkpoints; one is also made when stopped.
         stop: asked after every step; True, on any process of a group, saves a checkpoint and stops all.
         error: measured on the inference average at the end of each phase, by the method's own solver.
+        tracker: takes loss, learning rate, images/s and gradient norm whenever the loss is recorded, and the errors.
 
     Raises:
         DamagedFileError: there are checkpoints, and all are damaged.
@@ -68,6 +70,7 @@ def distill(
     """
     _restore(run, checkpoints, progress)
     group, due = run.group, time.monotonic() + checkpoint_every
+    curves = _Curves(run, tracker) if tracker is not None and tracker.active else None
     try:
         with progress.task("training", run.total, "step", run.step) as task:
             while run.step < run.total:
@@ -80,6 +83,8 @@ def distill(
                 if run.losses and run.losses[-1].step == run.step:
                     note = f"phase {run.losses[-1].phase + 1}/{len(run.plans)}  loss {run.losses[-1].loss:.4g}"
                 task.advance(1, note)
+                if curves is not None:
+                    curves.update()
                 stopping, saving = group.agree(run.step < run.total and stop(), time.monotonic() >= due)
                 if stopping or saving:
                     _save(run, checkpoints)
@@ -120,3 +125,31 @@ def _save(run: Distillation, checkpoints: Checkpoints) -> None:
     if run.group.is_main:
         checkpoints.save(state)
     run.group.barrier()
+
+
+class _Curves:
+    """Sends what is new to a tracker; the device is asked only where recording the loss has waited for it anyway."""
+
+    def __init__(self, run: Distillation, tracker: Tracker) -> None:
+        self._run, self._tracker = run, tracker
+        self._step, self._seconds, self._errors = run.step, run.seconds, len(run.distillation_errors)
+
+    def update(self) -> None:
+        """Send the last step's values, if the loss was recorded at it."""
+        run = self._run
+        values: dict[str, float] = {}
+        if run.losses and run.losses[-1].step == run.step:
+            images = (run.step - self._step) * run.config.batch
+            values = {
+                "train/loss": run.losses[-1].loss,
+                "train/phase": run.losses[-1].phase + 1,
+                "train/learning_rate": float(run.optimiser.param_groups[0]["lr"]),
+                "train/images_per_s": images / (run.seconds - self._seconds),
+                "train/gradient_norm": run.gradient_norm(),
+            }
+            self._step, self._seconds = run.step, run.seconds
+        if len(run.distillation_errors) > self._errors:
+            self._errors = len(run.distillation_errors)
+            values["distillation_error"] = run.distillation_errors[-1]
+        if values:
+            self._tracker.log(values, run.step)

@@ -34,21 +34,24 @@ def learning_rate(config: RunConfig, step: int, progress: float) -> float:
     return rate
 
 
-def mend_gradients(config: RunConfig, parameters: Sequence[nn.Parameter], replaced: Tensor) -> None:
+def mend_gradients(config: RunConfig, parameters: Sequence[nn.Parameter], replaced: Tensor) -> Tensor | None:
     """Clip the gradients' norm, or replace their entries that are not finite, as the run says.
 
     Args:
         config: the run.
         parameters: of the student.
         replaced: count of replaced entries so far, int64 on the gradients' device; it is added to.
+
+    Returns:
+        The norm before it was limited, on the device; None where nobody needed it.
     """
     if config.gradients == "clip_norm":
-        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        return
+        return torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     gradients = [p.grad for p in parameters if p.grad is not None]
     # Reading a value back would make a device idle; a CPU has it at hand, and norms cost it less than the replacing.
     if replaced.device.type != "cpu" or not bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
         replace_nonfinite(gradients, replaced)
+    return None
 
 
 @torch.no_grad()

@@ -26,6 +26,9 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 DIMENSIONS = 2048
 
+OPERATIONS = 11_422_336_192
+"""Operations of an image: those of convolutions and matrix products, two a multiplication and sum."""
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -1,0 +1,97 @@
+"""A training step taken apart: its floor, which is its network passes alone, and each of its parts alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from tractbench.diffusion.denoiser import Denoiser
+from tractbench.method import Batch, Nets, Times
+from tractbench.pipeline.counts import Passes, count_passes
+from tractbench.pipeline.timing import Work
+from tractbench.training.distillation import LOG_EVERY, Distillation
+from tractbench.training.numerics import in_precision, precision
+from tractbench.training.optimiser import mend_gradients
+
+
+class StepParts:
+    """The parts of a distillation's step, each as work of its own on the same networks, batch and precision.
+
+    Args:
+        run: a distillation, at the step to take apart; at least one step is taken.
+    """
+
+    def __init__(self, run: Distillation) -> None:
+        self.run = run
+        self.phase = run.plan.phase
+        run.train_step()  # starts the phase, fills gradients and the optimiser's moments
+        self._parameters = list(run.student.parameters())
+        with precision(run.config.precision, run.device):
+            self._examples = run.batches.examples(run.batches.draw(run.step))
+            self._batch = run.draw(self.phase, 0.0)
+        shape: tuple[int, int, int] = tuple(run.batches.images.shape[1:])  # type: ignore[assignment]
+        self.passes: Passes = count_passes(run.method, run.process, shape, self.phase)
+        self._losses = [torch.zeros((), device=run.device) for _ in range(LOG_EVERY)]
+        self._replaced = torch.zeros((), dtype=torch.int64, device=run.device)
+        x0 = self._batch.x_t.to(self._parameters[0].dtype)
+        self._ready: Denoiser = lambda x_t, t, labels=None: x0
+
+    def floor(self) -> Work:
+        """Return the step's network passes alone: those of its target without gradient, one forward and backward."""
+        run, batch = self.run, self._batch
+        network = copy.deepcopy(run.student)
+        average = network if run.self_teacher is None else copy.deepcopy(run.self_teacher.module)
+        asked = [run.teacher] * self.passes.teacher + [average] * self.passes.self_teacher
+        asked += [network] * self.passes.frozen
+        frozen = [in_precision(denoiser, run.config.precision, run.device) for denoiser in asked]
+        student = in_precision(network, run.config.precision, run.device)
+
+        def passes() -> None:
+            with precision(run.config.precision, run.device):
+                with torch.no_grad():
+                    for denoiser in frozen:
+                        denoiser(batch.x_t, batch.times.t, batch.labels)
+                network.zero_grad()
+                torch.autograd.backward(student(batch.x_t, batch.times.t, batch.labels).square().sum())
+
+        return passes
+
+    def parts(self) -> dict[str, Work]:
+        """Return what a step does beside its passes, by name."""
+        run = self.run
+        works: dict[str, Work] = {
+            "draw": lambda: run.batches.examples(run.batches.draw(run.step)),
+            "copy": lambda: run.batches.noisy(
+                self._examples, run.process, lambda u: run.method.times(u, self.phase, 0.0)
+            ),
+            "targets": self._target,
+            "gradients": lambda: mend_gradients(run.config, self._parameters, self._replaced),
+            "optimiser": self._optimise,
+            "averages": self._average,
+            "logging": lambda: float(torch.stack(self._losses).double().mean()),  # of LOG_EVERY steps
+        }
+        return works
+
+    def _copy(self) -> Batch:
+        return self.run.batches.noisy(self._examples, self.run.process, self._times)
+
+    def _times(self, u: Tensor) -> Times:
+        return self.run.method.times(u, self.phase, 0.0)
+
+    @torch.no_grad()
+    def _target(self) -> Tensor:
+        """Form target and distance with networks that answer at once."""
+        run = self.run
+        target = run.method.target(self._batch, self.phase, Nets(self._ready, self._ready, self._ready))
+        distance = run.method.distance(self._ready(self._batch.x_t, self._batch.times.t), target.x0.float())
+        return (target.weight.to(distance.dtype) * distance).mean()
+
+    def _optimise(self) -> None:
+        self.run.optimiser.step()
+
+    def _average(self) -> None:
+        if self.run.self_teacher is not None:
+            self.run.self_teacher.update(self._parameters)
+        self.run.inference.update(self._parameters)
