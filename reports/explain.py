@@ -46,8 +46,8 @@ def explain(
             "TABLE/CLAIM as 'tractbench verify' prints them, or the first eight digits of a run's identity"
         )
     evidence = gather(records, tables)
-    judged = with_plans(judge(tables, evidence), tables, evidence, records, plans)
-    verdicts = {verdict.id: verdict for verdict in judged}
+    ruled = with_plans(judge(tables, evidence), tables, evidence, records, plans)
+    verdicts = {verdict.id: verdict for verdict in ruled}
     if name in tables:
         table = tables[name]
         behind = (cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in table.cells.values())

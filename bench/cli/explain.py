@@ -111,10 +111,9 @@ def _print_cell(cell: CellLineage) -> None:
     if cell.published:
         error = f" ± {cell.published.error:g}" if cell.published.error else ""
         print(f"  published   {cell.published.value:g}{error} ({cell.source})")
-        ruling = (
-            cell.verdict and f"verdict: {cell.verdict.verdict}{f', {cell.verdict.plan}' if cell.verdict.plan else ''}"
-        )
-        for note in filter(None, (cell.published.note, ruling)):
+        ruling = f"verdict: {cell.verdict.verdict}" if cell.verdict else ""
+        planned = str(cell.verdict.plan or "") if cell.verdict else ""
+        for note in filter(None, (cell.published.note, ruling, planned)):
             print(f"              {note}")
     if cell.mean is not None:
         training = "" if cell.training_std is None else f" ± {cell.training_std:.4g} over training seeds"

@@ -37,9 +37,7 @@ def suite(
     tables: Tables = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=PATTERN", help="Only these cells, by row, nfe, cell, method, axis or claim; repeatable."
-        ),
+        typer.Option(metavar="KEY=PATTERN", help="Only cells by row, nfe, cell, method, axis or claim; repeatable."),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Training seeds, 0-4 or 0,2, instead of the table's.")] = None,
     tier: Annotated[str | None, typer.Option(help="Another tier than the table's, such as smoke, to try it.")] = None,
@@ -49,13 +47,9 @@ def suite(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
     max_failures: Annotated[int | None, typer.Option(min=1, help="Begin nothing more after so many failures.")] = None,
     status: Annotated[bool, typer.Option("--status", help="Say how the suites of these results stand.")] = False,
-    register: Annotated[
-        bool, typer.Option("--register", help="Write the plan down, before any of it is seen.")
-    ] = False,
+    register: Annotated[bool, typer.Option("--register", help="Write the plan down before it is run.")] = False,
     looks: Annotated[str | None, typer.Option(help="With --register: numbers of seeds at which you will look.")] = None,
-    pack: Annotated[
-        str | None, typer.Option(help="How long a job begins further cells: 60s, or 30m on a cluster.")
-    ] = None,
+    pack: Annotated[str | None, typer.Option(help="How long a job begins further runs: 60s; 30m on Slurm.")] = None,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h.")] = "10m",
     slurm: Annotated[Path | None, typer.Option(help="TOML file with a [slurm] table.", show_default=False)] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,

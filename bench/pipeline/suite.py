@@ -12,7 +12,7 @@ from tractbench.errors import TractbenchError
 from tractbench.pipeline.suite_cells import Wanted, look_up
 from tractbench.pipeline.suite_engine import Engine, Running
 from tractbench.pipeline.suite_job import DRAIN, Batch, Item, busy
-from tractbench.pipeline.suite_order import ordered, share, startable
+from tractbench.pipeline.suite_order import deal, ordered
 from tractbench.pipeline.suite_progress import Current, JobReport, read_report
 from tractbench.results.store import Store
 
@@ -101,6 +101,7 @@ class Suite:
         self._made: set[str] = set()
         self._flights: list[_Flight] = []
         self._numbered = 0
+        self._stopping = False
         for entry in self.entries:
             entry.status, entry.reason = look_up(store, entry.wanted)
             if entry.status == "failed" and options.retry_failed:
@@ -135,7 +136,7 @@ class Suite:
                 if now - looked >= LOOK_EVERY:
                     looked = now
                     self._look_elsewhere()
-                stopping = stop()
+                stopping = self._stopping = stop()
                 if stopping and now - asked >= LOOK_EVERY:  # again and again: a process that is starting hears nothing
                     asked = now
                     self._stop()
@@ -164,11 +165,13 @@ class Suite:
 
     def _begin(self, engine: Engine) -> None:
         """Fill the engine's free places."""
-        batches, groups = [], []
-        for _ in range(self.options.jobs - len(self._flights)):
-            ready = startable((entry.wanted for entry in self.of("waiting")), self._made, self._making(groups))
-            given = {wanted.id for wanted in ready[: share(len(ready), self.options.jobs)]}
-            group = [entry for entry in self.of("waiting") if entry.wanted.id in given]
+        batches: list[Batch] = []
+        groups: list[list[Entry]] = []
+        jobs = self.options.jobs
+        for free in range(jobs - len(self._flights), 0, -1):
+            waiting = {entry.wanted.id: entry for entry in self.of("waiting")}
+            cells = [entry.wanted for entry in waiting.values()]
+            group = [waiting[one.id] for one in deal(cells, self._made, self._making(groups), jobs, free)]
             if not group:
                 break
             for entry in group:
@@ -216,6 +219,11 @@ class Suite:
             elif entry.status == "running":
                 entry.now = current if current and current.id == one.id else None
                 self._made |= _past(one, entry.now)
+        if flight.begun.closed:  # what it has not begun it will not begin, however long it still takes
+            for entry in flight.left:
+                if entry.status == "running" and not (current and current.id == entry.wanted.id):
+                    entry.status = "waiting"
+                    flight.entries.remove(entry)
 
     def _ended(self, entry: Entry, report: JobReport) -> None:
         end = report.ended[entry.wanted.id]
@@ -241,7 +249,7 @@ class Suite:
         left = [entry for entry in flight.left if entry.status == "running"]
         for entry in left:
             entry.status, entry.now = "waiting", None
-        if left and not flight.begun.finished:  # it died, and the run that it was making may be why
+        if left and not flight.begun.finished and not self._stopping:  # it died; the run in its hands may be why
             dying = left[0]
             dying.deaths += 1
             dying.reason = f"its process ended without a word: {flight.running.log()}"

@@ -173,7 +173,7 @@ KEYS: Mapping[str, Callable[[Table, TableCell], Iterable[str]]] = {
     "axis": _on_axes,
     "claim": _in_claims,
 }
-"""What ``--only`` may choose by: the row, the NFE, ``row/nfe``, the method, or an axis or a claim that a cell is part of."""
+"""What ``--only`` may choose by: the row, the NFE, ``row/nfe``, the method, or an axis or a claim that has the cell."""
 
 
 def _pattern(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -67,7 +68,7 @@ class Engine(Protocol):
 class _Submitted:
     """A job of submitit's."""
 
-    def __init__(self, job: submitit.Job[None], stop: Callable[[str], None]) -> None:
+    def __init__(self, job: submitit.Job[None], stop: Callable[[], object]) -> None:
         self._job, self._stop = job, stop
 
     @property
@@ -79,7 +80,7 @@ class _Submitted:
 
     def stop(self) -> None:
         if not self._job.done():
-            self._stop(self.name)
+            self._stop()
 
     def log(self) -> str:
         try:
@@ -120,7 +121,7 @@ class LocalEngine:
         threads = {"OMP_NUM_THREADS": "1"} if self._jobs > 1 else {}
         with _unheard_by_the_terminal(threads), _files():
             job = self._executor.submit(replace(batch, environment={"CUDA_VISIBLE_DEVICES": device}))
-        return _Submitted(job, lambda name: os.kill(int(name), signal.SIGTERM))  # its controller, which passes it on
+        return _Submitted(job, partial(os.kill, int(job.job_id), signal.SIGTERM))  # its controller passes it on
 
 
 @contextmanager
@@ -245,9 +246,7 @@ class SlurmEngine:
     def __init__(self, folder: Path, jobs: int, settings: SlurmSettings) -> None:
         missing = [program for program in ("sbatch", "srun", "sacct", "scancel") if shutil.which(program) is None]
         if missing:
-            raise ConfigError(
-                f"executor 'slurm': no {missing[0]} on this machine; log in to the cluster, or leave it out"
-            )
+            raise ConfigError(f"executor 'slurm': no {missing[0]} here; log in to the cluster, or leave it out")
         self._executor = submitit.SlurmExecutor(folder.absolute() / "%j", max_num_timeout=MANY)
         self._executor.update_parameters(**settings.parameters(jobs))
 
@@ -255,11 +254,11 @@ class SlurmEngine:
         """Queue jobs: several as one array."""
         try:
             with _files():
-                jobs = (
-                    [self._executor.submit(batches[0])] if len(batches) == 1 else self._executor.submit_array(batches)
-                )
+                if len(batches) == 1:
+                    jobs = [self._executor.submit(batches[0])]
+                else:
+                    jobs = self._executor.submit_array(batches)
         except submitit.core.utils.FailedJobError as error:
-            raise ConfigError(
-                f"slurm: sbatch says: {' '.join(str(error).split())}; see [slurm] and its flags"
-            ) from error
-        return [_Submitted(job, lambda name, job=job: job.cancel(check=False)) for job in jobs]
+            said = " ".join(str(error).split())
+            raise ConfigError(f"slurm: sbatch says: {said}; see [slurm] and its flags") from error
+        return [_Submitted(job, partial(job.cancel, check=False)) for job in jobs]

@@ -48,8 +48,9 @@ class Item:
 class Batch:
     """A job: called, it makes its runs, and what it says of them is in its report.
 
-    It begins no further run once it has worked for ``seconds``, after a failed run (the next one gets a process that
-    nothing has happened to) or when its suite asks it. submitit keeps it on disk and, after a preemption, calls it again.
+    It begins no further run once it has worked for ``seconds``, which its report says, after a failed run (the next one
+    gets a process that nothing has happened to) or when its suite asks it. submitit keeps it on disk and, after a
+    preemption, calls it again.
 
     Attributes:
         items: the runs, in their order.
@@ -128,11 +129,10 @@ def work(batch: Batch, asked: Callable[[], bool]) -> None:
     from tractbench.pipeline.suite_progress import Reporter
     from tractbench.results.store import Store
 
-    began = time.monotonic()
-    reporter, store = Reporter(Path(batch.report)), Store(Path(batch.store), create=True)
+    reporter, store = Reporter(Path(batch.report), batch.seconds), Store(Path(batch.store), create=True)
     stop = _or_alone(asked, batch.suite)
     for index, item in enumerate(batch.items):
-        over = index and (time.monotonic() - began >= batch.seconds or (Path(batch.report).parent / DRAIN).exists())
+        over = index and (reporter.report.closed or (Path(batch.report).parent / DRAIN).exists())
         if over or stop():
             break
         end = _make(item, batch, store, reporter, stop)

@@ -66,13 +66,15 @@ class JobReport(BaseModel, frozen=True):
         pid: its process.
         current: the run that it is making.
         ended: how it left others, by identity.
-        finished: whether it ended by itself; what it was given and did not begin is then for others.
+        closed: whether it begins no further run; what it was given and has not begun is then for others.
+        finished: whether it ended by itself.
     """
 
     host: str = ""
     pid: int = 0
     current: Current | None = None
     ended: dict[str, End] = {}
+    closed: bool = False
     finished: bool = False
 
 
@@ -85,11 +87,17 @@ def read_report(path: Path) -> JobReport:
 
 
 class Reporter:
-    """Writes a job's report; a disk that is full makes no run fail for that."""
+    """Writes a job's report; a disk that is full makes no run fail for that.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the report's file.
+        seconds: after which the job is closed.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
         self._path = path
         self._due = 0.0
+        self._closes = time.monotonic() + seconds
         self.report = JobReport(host=socket.gethostname(), pid=os.getpid())
 
     @property
@@ -114,7 +122,9 @@ class Reporter:
             at_once: write it whether it is time or not.
         """
         ended = self.report.ended | ({end[0]: end[1]} if end else {})
-        self.report = self.report.model_copy(update={"current": current, "ended": ended, "finished": last})
+        closed = last or time.monotonic() >= self._closes
+        update = {"current": current, "ended": ended, "closed": closed, "finished": last}
+        self.report = self.report.model_copy(update=update)
         if end or last or at_once or self.due:
             self._due = time.monotonic() + EVERY
             beside = self._path.with_name(f".{self._path.name}.tmp")  # no fsync: it is of use for a second only

@@ -62,9 +62,8 @@ def _rests(verdict: Verdict, table: Table, evidence: Mapping[str, Evidence], reg
         same = plan.claims.get(name) == claim_rule(claim, table.points(claim.axis))
     if not same or not refs <= plan.cells.keys():
         return False
-    return any(
-        all(_made(plan.cells[r].runs, plan.seeds[:n], evidence[f"{table.name}/{r}"]) for r in refs) for n in plan.looks
-    )
+    behind = [(plan.cells[ref].runs, evidence[f"{table.name}/{ref}"]) for ref in refs]
+    return any(all(_made(runs, plan.seeds[:look], found) for runs, found in behind) for look in plan.looks)
 
 
 def _made(runs: Mapping[int, str], seeds: Sequence[int], evidence: Evidence) -> bool:
