@@ -13,7 +13,8 @@ from tractbench.results.plans import register, registered_plans
 from tractbench.results.store import Store
 
 SEEDS = tuple(range(6))
-FIGURE = TINY.replace("cell = [{ nfe = 1 }, { nfe = 2 }]\n[[row]]", "cell = [{ nfe = 1, published = { value = 3.0, error = 0.1, source = \"us\" }, margin = 0.5, margin_reason = \"so\" }, { nfe = 2 }]\n[[row]]", 1)  # fmt: skip
+PUBLISHED = 'published = { value = 3.0, error = 0.1, source = "us" }, margin = 0.5, margin_reason = "so"'
+FIGURE = TINY.replace("cell = [{ nfe = 1 }, { nfe = 2 }]", f"cell = [{{ nfe = 1, {PUBLISHED} }}, {{ nfe = 2 }}]", 1)
 
 
 @pytest.fixture

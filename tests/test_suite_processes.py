@@ -23,7 +23,7 @@ tier = "smoke"
 protocol = "raw"
 metric = "fd_pixel"
 training_seeds = "0"
-settings = { samples = 20, sampling_seeds = "0", chunk = 10 }
+settings = { samples = 20, sampling_seeds = "0", chunk = 10, grid_steps = 16 }
 [[row]]
 id = "tract"
 label = "TRACT"
@@ -37,7 +37,7 @@ cell = [{ nfe = 1 }]
 """
 
 
-def until(happens, seconds=120):
+def until(happens, seconds=300):
     """Wait for something."""
     deadline = time.monotonic() + seconds
     while not (found := happens()):
@@ -75,7 +75,7 @@ def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tract
     suite = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
     until(lambda: (job := training("killed")) and not gone(job.pid) and job)
     os.killpg(suite.pid, signal.SIGINT)  # as a terminal does: the suite's own process group, its jobs included
-    out, _ = suite.communicate(timeout=120)
+    out, _ = suite.communicate(timeout=300)
     summary = json.loads(out.splitlines()[-1])
     assert (suite.returncode, summary["exit"], summary["failed"]) == (75, 75, [])
     assert summary["counts"]["waiting"] >= 1
@@ -85,7 +85,7 @@ def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tract
         config = one.cell.config
         budget = () if config.method == "ddim" else ("--budget", "256K")
         never = tractbench("run", "--method", config.method, "--dataset", "digits", "--tier", "smoke", "--nfe", "1",
-                           "--samples", "20", "--sampling-seeds", "0", "--set", "chunk=10", *budget, "--runs", "whole",
+                           "--samples", "20", "--sampling-seeds", "0", "--set", "chunk=10", "--set", "grid_steps=16", *budget, "--runs", "whole",
                            "--json").json  # fmt: skip
         assert never["identity"] == one.id
         found = Store(Path("killed")).find(one.id, config)
