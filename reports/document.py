@@ -17,7 +17,9 @@ from tractbench.reports.lineage import CellLineage, cell_lineage
 from tractbench.reports.overview import overview
 from tractbench.reports.sheet import Sheet
 from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.verdicts.registered import with_plans
 from tractbench.reports.verdicts.verdict import Verdict
+from tractbench.results.plans import registered_plans
 from tractbench.results.record import Record
 from tractbench.results.store import Store
 
@@ -138,7 +140,10 @@ def compose(store: Store, tables: Mapping[str, Table], selection: Selection) -> 
     evidence = gather(records, tables)
     if not selection.names_tables:
         chosen = {name: table for name, table in chosen.items() if _touched(table, evidence)}
-    found = {verdict.id: verdict for verdict in judge(tables, evidence) if verdict.table in chosen}
+    plans, damaged = registered_plans(store.root)
+    store.damaged += damaged
+    judged = with_plans(judge(tables, evidence), tables, evidence, records, plans)
+    found = {verdict.id: verdict for verdict in judged if verdict.table in chosen}
     shown = [
         record
         for record in records

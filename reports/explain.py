@@ -10,11 +10,17 @@ from tractbench.errors import ConfigError, nearest_name
 from tractbench.reports.evidence import gather
 from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage, cell_lineage, claim_lineage
 from tractbench.reports.verdicts.judge import judge
+from tractbench.reports.verdicts.registered import with_plans
+from tractbench.results.plans import Registered
 from tractbench.results.record import Record
 
 
 def explain(
-    name: str, records: Sequence[Record], tables: Mapping[str, Table], root: Path
+    name: str,
+    records: Sequence[Record],
+    tables: Mapping[str, Table],
+    root: Path,
+    plans: Sequence[Registered] = (),
 ) -> TableLineage | CellLineage | ClaimLineage | Record:
     """Return everything behind a table, a cell, a claim or a run.
 
@@ -23,6 +29,7 @@ def explain(
         records: one for each identity, oldest first.
         tables: all of them, since claims are corrected for all of a tier.
         root: the store's folder, to see which files are there.
+        plans: registered ones of the store, oldest first.
 
     Raises:
         ConfigError: nothing has that name.
@@ -39,7 +46,8 @@ def explain(
             "TABLE/CLAIM as 'tractbench verify' prints them, or the first eight digits of a run's identity"
         )
     evidence = gather(records, tables)
-    verdicts = {verdict.id: verdict for verdict in judge(tables, evidence)}
+    ruled = with_plans(judge(tables, evidence), tables, evidence, records, plans)
+    verdicts = {verdict.id: verdict for verdict in ruled}
     if name in tables:
         table = tables[name]
         behind = (cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in table.cells.values())

@@ -405,10 +405,12 @@ def test_explain_of_a_table_gives_the_commands_that_make_it(tractbench, store):
     found = tractbench("explain", "cifar10", "--runs", store.root, "--json").json
     assert [cell["id"] for cell in found["cells"]] == [cell.id for cell in table.cells.values()]
     assert len(found["verdicts"]) == len(table.cells) + len(table.claims)
-    printed = tractbench("explain", "cifar10", "--runs", store.root).out
-    commands = [line.split(maxsplit=1)[1] for line in printed.splitlines() if line.startswith("  repeat")]
+    commands = tractbench("explain", "cifar10", "--runs", store.root, "--commands").out.splitlines()
     assert commands == [command for cell in found["cells"] for command in cell["repeat"]]
     assert len(commands) == 5 * len(table.cells)
+    printed = tractbench("explain", "cifar10", "--runs", store.root).out
+    assert f"  made by        tractbench suite --table cifar10 --runs {store.root}\n" in printed
+    assert "tractbench run --method" not in printed
 
 
 # --- data

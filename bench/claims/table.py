@@ -74,12 +74,16 @@ class Table(Data):
                 )
         return cells
 
+    def points(self, axis: str | None) -> tuple[str, ...]:
+        """Return the cells of an axis in its order, none for None."""
+        return tuple(point.cell for one in self.axes if one.id == axis for point in one.points)
+
     def alternatives(self, claim: Claim) -> tuple[tuple[Comparison, ...], ...]:
         """Return what a claim compares: it says that all the comparisons of at least one alternative hold."""
         cells = self.cells
         if claim.test in ("lower", "equal"):
             return (tuple((cells[a], cells[b]) for a, b in zip(claim.left, claim.right, strict=True)),)
-        points = [cells[point.cell] for axis in self.axes if axis.id == claim.axis for point in axis.points]
+        points = [cells[ref] for ref in self.points(claim.axis)]
         if claim.test == "ordered":
             return (tuple((after, before) for before, after in pairwise(points)),)
         chosen = [cells[ref] for ref in claim.left]

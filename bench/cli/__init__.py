@@ -15,6 +15,7 @@ from tractbench.cli.profile import profile
 from tractbench.cli.report import list_, report
 from tractbench.cli.run import run
 from tractbench.cli.store import store_app
+from tractbench.cli.suite import suite
 from tractbench.cli.teacher import features_app, teacher_app
 from tractbench.cli.verify import verify
 from tractbench.errors import TractbenchError
@@ -29,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(suite)
 app.command()(plan)
 app.command()(profile)
 app.command()(evaluate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,8 @@ import typer
 from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged
 
 if TYPE_CHECKING:
-    from tractbench.reports.lineage import CellLineage
+    from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
+    from tractbench.results.record import Record
 
 
 def explain(
@@ -22,6 +24,9 @@ def explain(
             help="TABLE/ROW/NFE, TABLE/CLAIM, TABLE, or a run's folder or the first eight digits of its identity.",
         ),
     ],
+    commands: Annotated[
+        bool, typer.Option("--commands", help="Print the commands that make it, one a line, and nothing else.")
+    ] = False,
     tables: Tables = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
@@ -33,19 +38,24 @@ def explain(
       tractbench explain digits/tract-beats-btd-1step
       tractbench explain cifar10/tract-256m/2 --json
 
-    Of a table, the commands that make it:
-      tractbench explain digits | sed -n 's/^  repeat  *//p'
+    Of a table, every command that makes it, to run one after the other:
+      tractbench explain digits --commands
     """
     from tractbench.claims.loading import load_tables
     from tractbench.reports.explain import explain as explained
     from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
+    from tractbench.results.plans import registered_plans
 
     known = load_tables(tables)
     store = store_or_note(runs)
     records = store.records()
+    plans, damaged = registered_plans(store.root)
+    store.damaged += damaged
     warn_damaged(store)
-    found = explained(name, records, known, store.root)
-    if as_json:
+    found = explained(name, records, known, store.root, plans)
+    if commands:
+        print("\n".join(_commands(found)))
+    elif as_json:
         print(found.model_dump_json())
     elif isinstance(found, CellLineage):
         _print_cell(found)
@@ -55,16 +65,35 @@ def explain(
         for pair in verdict.compared:
             ratio = "no shared seeds" if pair.ratio is None else f"ratio {pair.ratio:.4g}, n {pair.n}"
             print(f"  {pair.left} over {pair.right}: {ratio}")
-        for note in verdict.notes:
+        for note in (*verdict.notes, *([str(verdict.plan)] if verdict.plan else [])):
             print(f"  {note}")
         _print_cells(found.cells)
     elif isinstance(found, TableLineage):
         print(f"{found.id}: {found.title}")
+        print(f"  made by        {_suite(found.id, tables, runs)}")
         for verdict in found.verdicts:
-            print(f"  {verdict.verdict:14} {verdict.id}")
-        _print_cells(found.cells)
+            print(f"  {verdict.verdict:14} {verdict.id}{f' ({verdict.plan})' if verdict.plan else ''}")
+        _print_cells(cell.model_copy(update={"repeat": ()}) for cell in found.cells)
     else:
         print(found.model_dump_json(indent=2))
+
+
+def _suite(table: str, tables: Path | None, runs: Path) -> str:
+    """Return the command that makes all runs of a table which these results lack."""
+    given = ["--tables", str(tables)] if tables else []
+    given += ["--runs", str(runs)] if str(runs) != "runs" else []
+    return shlex.join(["tractbench", "suite", "--table", table, *given])
+
+
+def _commands(found: TableLineage | CellLineage | ClaimLineage | Record) -> list[str]:
+    """Return the commands that make what was found, each once."""
+    from tractbench.reports.lineage import CellLineage
+    from tractbench.results.record import Record
+
+    if isinstance(found, Record):
+        return [found.command]
+    cells = (found,) if isinstance(found, CellLineage) else found.cells
+    return list(dict.fromkeys(command for cell in cells for command in cell.repeat))
 
 
 def _print_cells(cells: Iterable[CellLineage]) -> None:
@@ -82,7 +111,9 @@ def _print_cell(cell: CellLineage) -> None:
     if cell.published:
         error = f" ± {cell.published.error:g}" if cell.published.error else ""
         print(f"  published   {cell.published.value:g}{error} ({cell.source})")
-        for note in filter(None, (cell.published.note, f"verdict: {cell.verdict.verdict}" if cell.verdict else "")):
+        ruling = f"verdict: {cell.verdict.verdict}" if cell.verdict else ""
+        planned = str(cell.verdict.plan or "") if cell.verdict else ""
+        for note in filter(None, (cell.published.note, ruling, planned)):
             print(f"              {note}")
     if cell.mean is not None:
         training = "" if cell.training_std is None else f" ± {cell.training_std:.4g} over training seeds"

@@ -44,6 +44,7 @@ def verify(
     """
     from tractbench.claims.loading import load_tables
     from tractbench.reports.verdicts.judge import verdicts
+    from tractbench.results.plans import registered_plans
 
     known = load_tables(tables)
     for option, wanted, names in (("table", table, set(known)), ("tier", tier, {t.tier for t in known.values()})):
@@ -53,8 +54,10 @@ def verify(
         raise ConfigError(f"no table of tier {tier!r} is called {table!r}: it is of tier '{known[table].tier}'")
     store = store_or_note(runs)
     records = store.records()
+    plans, damaged = registered_plans(store.root)
+    store.damaged += damaged
     warn_damaged(store)
-    found = [v for v in verdicts(records, known) if table in (None, v.table) and tier in (None, v.tier)]
+    found = [v for v in verdicts(records, known, plans) if table in (None, v.table) and tier in (None, v.tier)]
     if as_json:
         print(json.dumps({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
     else:
@@ -92,5 +95,7 @@ def _details(verdict: Verdict) -> list[str]:
         details.append(f"p {p:.2g}")
     if verdict.further_seeds:
         details.append(f"{verdict.further_seeds} more would decide")
+    if verdict.plan:
+        details.append(str(verdict.plan))
     details += [note for note in verdict.notes if note != verdict.verdict]
     return details

@@ -23,6 +23,8 @@ FORMAT = 2
 MARKER = "tractbench-store.json"
 CELLS = "cells"
 STUDENTS = "students"
+SUITES = "suite"
+"""Where each suite keeps what it says of itself and its jobs' files; none of it is needed for results."""
 
 CONFIG = "config.json"
 RECORD = "record.json"
@@ -111,15 +113,27 @@ class Store:
         Raises:
             StoreError: another process is in it, or it cannot be written.
         """
-        self._make()
+        self.make()
         with exclusive(folder):
             yield
+
+    @contextmanager
+    def lock_suite(self, name: str) -> Iterator[Path]:
+        """Give a suite a folder of its own, locked for as long as it lives.
+
+        Raises:
+            StoreError: another process is in it, or it cannot be written.
+        """
+        self.make()
+        folder = self.root / SUITES / name
+        with exclusive(folder):
+            yield folder
 
     def lock_student(
         self, student: str, owner: str, wait: Callable[[str], None], stop: Callable[[], bool]
     ) -> AbstractContextManager[None]:
         """Keep other processes out of a student's folder, after waiting for whoever trains it; see :func:`.in_turn`."""
-        self._make()
+        self.make()
         return in_turn(self.student_folder(student), owner, wait, stop)
 
     def write(self, record: Record) -> None:
@@ -128,7 +142,7 @@ class Store:
         Raises:
             StoreError: it cannot be written, or a newer tractbench has written this run.
         """
-        self._make()
+        self.make()
         folder = self.root / record.folder
         before = self._read(record.folder)
         if record.status != "done" and before is not None and before.status == "done":
@@ -248,7 +262,12 @@ class Store:
                 entries.append(entry)
         return entries, not (indexed.untidy or read_anew or len(entries) != len(indexed.entries))
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Make it, if it is not there.
+
+        Raises:
+            StoreError: it cannot be written, or is only read.
+        """
         self.require_writable()
         if not self.exists:
             write_atomic(self.root / MARKER, json.dumps({"format": FORMAT}) + "\n")

@@ -47,7 +47,7 @@ def _claim(subject: Subject, claim: Claim, verdict: Verdict, notes: Notes) -> tu
         ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
     return (
         Entry(claim.text, claim.text, marks=notes.mark(subject.table.sources[claim.source], claim.note, margin)),
-        replace(ruling(verdict, target), marks=notes.mark("; ".join(verdict.notes))),
+        replace(ruling(verdict, target), marks=notes.mark("; ".join(verdict.notes), str(verdict.plan or ""))),
         Entry(f"{left} : {right}", left),
         ratio,
         *([Entry(*number(verdict.published, ".2f"))] if subject.published else []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from tractbench.claims.axes import Axis
 from tractbench.claims.published import Published
@@ -74,7 +75,8 @@ def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: No
         entries.append(Entry(*number(sampling, f".{decimals(sampling)}f")))
         entries.append(Entry(str(spread.n), spread.n))
     if subject.published:
-        entries += [_difference(verdict), ruling(verdict, target)]
+        planned = notes.mark(str(verdict.plan or "")) if verdict else ()
+        entries += [_difference(verdict), replace(ruling(verdict, target), marks=planned)]
     hours = [record.training.seconds / 3600 for record in evidence.records]
     entries += [
         _parameters(subject, cell, notes),

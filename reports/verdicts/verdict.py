@@ -34,6 +34,19 @@ class Compared(BaseModel):
     published: float | None
 
 
+class Planned(BaseModel):
+    """A plan that was registered before the first of its runs: its hash, and when (ISO 8601, UTC)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    registered: str
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        return f"planned beforehand: plan {self.sha256[:8]} of {self.registered[:16].replace('T', ' ')}"
+
+
 class Verdict(BaseModel):
     """What the runs say of one published figure or one claim.
 
@@ -61,6 +74,7 @@ class Verdict(BaseModel):
         compared: of a claim, all its comparisons, the one that decides first.
         further_seeds: training seeds that decide with a chance of 0.8 if the truth is as estimated; None where nothing
             is left to decide, or no number up to 1,000 can.
+        plan: the registered plan that it rests on, if there is one.
         notes: what else a reader has to know: runs left out, why a figure is not comparable.
     """
 
@@ -87,6 +101,7 @@ class Verdict(BaseModel):
     difference_95: tuple[float, float] | None = None
     compared: tuple[Compared, ...] = ()
     further_seeds: int | None = None
+    plan: Planned | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -1,0 +1,23 @@
+"""What decides over a figure or a claim, as text that is equal where the rule is."""
+
+from __future__ import annotations
+
+from tractbench.claims.claims import Claim
+from tractbench.claims.rows import Cell
+from tractbench.io.canonical import canonical
+
+
+def figure_rule(cell: Cell) -> str:
+    """Return what decides over a cell's published figure: value, error and margin; "" without one."""
+    published = cell.published
+    return canonical([published.value, cell.error, cell.margin, published.budget]) if published else ""
+
+
+def claim_rule(claim: Claim, points: tuple[str, ...]) -> str:
+    """Return what decides over a claim.
+
+    Args:
+        claim: the claim.
+        points: the cells of its axis, in order; none without an axis.
+    """
+    return canonical([claim.test, claim.left, claim.right, points, claim.margin])
