@@ -175,11 +175,12 @@ def _make(
     from tractbench.pipeline.suite import Suite
     from tractbench.pipeline.suite_cells import wanted_cells
     from tractbench.pipeline.suite_status import StatusFile, SuiteStatus, tidy
+    from tractbench.training.parallel import ALONE
 
     now, host = datetime.now(UTC), socket.gethostname()
     base = SuiteStatus(command=shlex.join(["tractbench", *sys.argv[1:]]), host=host, pid=os.getpid(),
                        started=now.isoformat(timespec="seconds"))  # fmt: skip
-    with interrupts() as stop, store.lock_suite(f"{now:%Y%m%dT%H%M%S}-{host}-{os.getpid()}") as folder:
+    with interrupts(ALONE) as stop, store.lock_suite(f"{now:%Y%m%dT%H%M%S}-{host}-{os.getpid()}") as folder:
         made, seconds = engine(folder)
         cells, unmet = wanted_cells(choice)
         whole = Suite(cells, store, folder, replace(options, pack_seconds=seconds))
