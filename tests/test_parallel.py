@@ -300,3 +300,13 @@ def test_teacher_ends_are_shared_out_in_whole_chunks(tmp_path):
     whole = TeacherEnds(tmp_path / "whole", teacher, "a", VP(), (2, 1, 1), 4, solver="ddim", clip=False).ends
     assert torch.equal(torch.cat(shares), whole)
     assert set(asked) == {128}
+
+
+@pytest.mark.parametrize(("device", "words"), [
+    ("mps", "no float64"), ("cpu:1", "only GPUs have numbers"), ("cuda:77", "torch sees"), ("cudaa", "did you mean"),
+])  # fmt: skip
+def test_devices_that_cannot_be_used_are_refused_in_one_line(tractbench, device, words):
+    result = tractbench(*DDIM_RUN, "--device", device)
+    assert result.code == 2
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1

@@ -168,6 +168,8 @@ class Processes(Group):
         """
         from torch.nn.parallel import DistributedDataParallel
 
+        # gradients of 1x1 convolutions come with other strides than their weights, and are copied; nobody can act on it
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         with warnings.catch_warnings():  # PyTorch 2.14 wants a name for broadcast_buffers that others lack
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(

@@ -24,11 +24,11 @@ BATCH = 64
 """Two blocks of examples, one a process."""
 
 
-def measure(rounds: int, width: int) -> None:
+def measure(rounds: int, size: int) -> None:
     """Print the ratio from rank 0."""
     torch.set_num_threads(1)
     group = join("cpu")
-    alone, together = distillation(width, BATCH), distillation(width, BATCH, group=group)
+    alone, together = distillation(32, size, BATCH), distillation(32, size, BATCH, group=group)
     ratios, steps = [], []
     for index in range(rounds + 1):
         group.barrier()
@@ -48,10 +48,10 @@ def main() -> None:
     """Start the two processes, or be one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--size", type=int, default=16)
     arguments = parser.parse_args()
     if launched():
-        measure(arguments.rounds, arguments.width)
+        measure(arguments.rounds, arguments.size)
         return
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

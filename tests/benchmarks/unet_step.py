@@ -22,21 +22,20 @@ from tractbench.nets.build import build_network
 from tractbench.seeds import generator
 from tractbench.training.distillation import Distillation
 
-SHAPE = (3, 32, 32)
 STEPS = 1000
 
 
-def distillation(width: int, batch: int, **how) -> Distillation:
+def distillation(width: int, size: int, batch: int, **how) -> Distillation:
     """Return a distillation of a random UNet on random images."""
-    arguments = {"channels": 3, "size": 32, "width": width, "embedding": 4 * width, "multipliers": [1, 2, 2],
-                 "blocks": 2, "attention": [16]}  # fmt: skip
+    arguments = {"channels": 3, "size": size, "width": width, "embedding": 4 * width, "multipliers": [1, 2, 2],
+                 "blocks": 2, "attention": [size // 2]}  # fmt: skip
     teacher = X0Denoiser(build_network("google_unet", arguments, generator("benchmark")), VP())
     config = RunConfig.model_validate({
         "method": "tract", "dataset": "cifar10", "tier": "smoke", "process": "vp", "teacher": "-", "grid_steps": 1024,
         "nfe": 1, "schedule": (1024, 1), "budget": batch * STEPS, "batch": batch, "lr": 1e-4, "samples": 2,
         "sampling_seeds": (0,), "protocol": "tract",
     })  # fmt: skip
-    images = torch.rand((256, *SHAPE), generator=generator("images")) * 2 - 1
+    images = torch.rand((256, 3, size, size), generator=generator("images")) * 2 - 1
     return Distillation(config, TRACT(), VP(), teacher.requires_grad_(False).eval(), images, **how)
 
 
@@ -48,7 +47,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    run = distillation(arguments.width, 16, compiling=arguments.compile)
+    run = distillation(arguments.width, 32, 16, compiling=arguments.compile)
     bare = floor(run, (1, 1))
     seconds(bare, 1), seconds(run.train_step, 1)
     pairs = [(seconds(run.train_step, 1), seconds(bare, 1)) for _ in range(arguments.rounds)]
