@@ -154,7 +154,7 @@ def test_every_device_names_its_source_and_says_that_its_share_is_assumed():
         assert "NVIDIA" in device.source
         assert device.share_source == "an assumption, not measured"
         assert device.peak["fp32"] <= device.peak.get("tf32", 1e9) <= device.peak.get("bf16", 1e9)
-    with pytest.raises(ConfigError, match="V100.* has no bf16; choose --precision fp32"):
+    with pytest.raises(ConfigError, match=r"V100.* has no bf16; choose --precision fp32"):
         devices()["v100"].speed("bf16")
 
 
