@@ -57,7 +57,7 @@ def test_what_trains_nothing_has_no_step(tractbench):
     arguments = ("--method", "ddim", "--dataset", "digits", "--nfe", 4, *SMALL, "--network", "mlp-third", "--json")
     done = tractbench("profile", *arguments)
     assert done.json["train"] is None
-    assert done.json["sample"]["seconds_per_evaluation"] == pytest.approx(4 / done.json["sample"]["images_per_s"] * 4)
+    assert done.json["sample"]["seconds_per_evaluation"] == pytest.approx(16 / 4 / done.json["sample"]["images_per_s"])
 
 
 def test_an_unknown_network_and_an_impossible_file_are_refused(tractbench, tmp_path):
