@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from tractbench.datasets.digits import Digits
+from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.nets.build import build_network
 from tractbench.registry import dataset_names, load_dataset
@@ -84,7 +85,7 @@ def test_shipped_cards_tell_the_truth(name):
 def test_every_data_set_names_cards_that_load(name):
     dataset = load_dataset(name)
     for process, card in dataset.workload.teachers.items():
-        teacher = load_teacher(card, dataset, process, GRIDS[process])
+        teacher = load_teacher(card, dataset, load_process(process, GRIDS[process]))
         x = torch.zeros(2, *dataset.shape)
         assert teacher.denoiser(x, torch.tensor([0.1, 0.9], dtype=torch.float64)).shape == x.shape
     if dataset.clips:
@@ -209,10 +210,10 @@ class Faces(Digits):
 
 def test_a_teacher_for_something_else_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="not 'faces' and 'vp'"):
-        load_teacher("digits-vp", Faces(), "vp", 1024)
+        load_teacher("digits-vp", Faces(), load_process("vp", 1024))
     written(tmp_path, parameterisation="x1")
     with pytest.raises(ConfigError, match="unknown parameterisation 'x1'; did you mean 'x0'"):
-        load_teacher(str(tmp_path / "mine.toml"), Digits(), "vp", 1024)
+        load_teacher(str(tmp_path / "mine.toml"), Digits(), load_process("vp", 1024))
 
 
 def test_a_network_that_cannot_be_built_is_refused(tmp_path):
@@ -229,7 +230,7 @@ def test_a_teachers_hash_follows_weights_and_architecture_but_not_words(tmp_path
 
     def hash_of(folder, network=None, **changes):
         written(tmp_path / folder, network, **changes)
-        return load_teacher(str(tmp_path / folder / "mine.toml"), tiny, "vp", 1024).hash
+        return load_teacher(str(tmp_path / folder / "mine.toml"), tiny, load_process("vp", 1024)).hash
 
     first = hash_of("a")
     assert hash_of("b", summary="other words", command="other", licence="MIT") == first
@@ -282,11 +283,11 @@ def test_cards_are_frozen_and_closed():
 def test_a_teacher_for_other_images_is_refused_in_one_line(tmp_path):
     written(tmp_path)
     with pytest.raises(ConfigError, match=r"does not fit images of shape \(1, 8, 8\)") as caught:
-        load_teacher(str(tmp_path / "mine.toml"), Digits(), "vp", 1024)
+        load_teacher(str(tmp_path / "mine.toml"), Digits(), load_process("vp", 1024))
     assert "\n" not in str(caught.value)
 
 
 def test_a_teacher_of_another_process_than_its_parameterisation_is_refused(tmp_path):
     written(tmp_path, process="vp", parameterisation="edm")
     with pytest.raises(ConfigError, match="parameterisation 'edm' is for process 've', not 'vp'"):
-        load_teacher(str(tmp_path / "mine.toml"), Digits(), "vp", 1024)
+        load_teacher(str(tmp_path / "mine.toml"), Digits(), load_process("vp", 1024))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tractbench.diffusion.denoiser import X0Denoiser
-from tractbench.diffusion.processes import VP
+from tractbench.diffusion.processes import VP, load_process
 from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.nets.build import build_network
 from tractbench.progress import Task
@@ -16,7 +16,7 @@ COUNT, CHUNK, STEPS = 30, 8, 3
 
 @pytest.fixture(scope="module")
 def teacher():
-    return load_teacher("digits-vp", load_dataset("digits"), "vp", 1024)
+    return load_teacher("digits-vp", load_dataset("digits"), load_process("vp", 1024))
 
 
 @pytest.fixture(scope="module")

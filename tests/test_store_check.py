@@ -182,15 +182,15 @@ def test_weights_that_differ_between_cells_of_a_student_stay_with_their_cells(tm
     assert (root / "students" / first.student / STUDENT).read_bytes() != other
 
 
-def test_the_checkpoint_of_a_run_that_never_ended_goes_to_its_student(tmp_path):
+def test_a_run_that_never_ended_is_set_aside_with_its_checkpoint(tmp_path):
     root = format1(tmp_path / "old")
     folder = root / "tract-digits-small-nfe1-seed5-0123abcd-89abcdef"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     save_tensors(folder / "checkpoint.safetensors", {}, {"student": "0123abcd" * 8})
     repair(Store(root), Progress())
-    assert (root / "students" / ("0123abcd" * 8) / "checkpoint.safetensors").exists()
-    assert (root / "damaged" / "cells" / folder.name / "config.json").exists()
+    aside = root / "damaged" / "cells" / folder.name
+    assert {path.name for path in aside.iterdir()} == {"config.json", "checkpoint.safetensors"}
     assert kinds(Store(root)) == []
 
 

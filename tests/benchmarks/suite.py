@@ -1,6 +1,6 @@
 """What a suite itself costs: 1,000 runs that are all done, and the throughput of two jobs beside that of one.
 
-python tests/benchmarks/suite.py [--cells 1000] [--runs 12] [--skip-throughput]
+python tests/benchmarks/suite.py [--cells 1000] [--runs 12] [--tier small] [--skip-throughput]
 """
 
 import argparse
@@ -31,6 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=12, help="runs that one and two jobs make")
+    parser.add_argument("--tier", default="small", help="of these runs")
     parser.add_argument("--skip-throughput", action="store_true")
     given = parser.parse_args()
     table = load_tables()["digits"]
@@ -47,7 +48,7 @@ def main():
         print(f"{len(cells):,} runs that are all done: {took:.1f} s, start included", flush=True)
         if given.skip_throughput:
             return
-        words = ("--table", "digits", "--only", "cell=tract/1", "--seeds", f"0-{given.runs - 1}")
+        words = ("--table", "digits", "--tier", given.tier, "--only", "cell=tract/1", "--seeds", f"0-{given.runs - 1}")
         one, two = (seconds(folder, *words, "--jobs", str(jobs), "--runs", f"jobs{jobs}") for jobs in (1, 2))
         print(f"{given.runs} runs: {one:.0f} s with 1 job, {two:.0f} s with 2, {one / two:.2f} times the throughput")
 
