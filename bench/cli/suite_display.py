@@ -173,7 +173,7 @@ def print_dry_run(choice: Choice, store: Store, as_json: bool) -> None:
         impossible = [{"cell": one.ref, "runs": one.runs, "reason": one.reason} for one in unmet]
         print(json.dumps({"done": len(done), "runs": runs, "impossible": impossible,
                           "seconds": {"training": total.training, "sampling and scoring": total.sampling},
-                          "unknown": total.unknown,
+                          "counted": total.counted, "unknown": total.unknown,
                           "missing": [{"name": need.name, "detail": need.detail} for need in needs]}))  # fmt: skip
         return
     for one, cost in zip(lacking, costs, strict=True):
@@ -183,9 +183,11 @@ def print_dry_run(choice: Choice, store: Store, as_json: bool) -> None:
     print(f"{len(done)} runs are there, {len(lacking)} would be made")
     known_costs = f"training {duration(total.training)}, sampling and scoring {duration(total.sampling)}"
     if total.unknown < total.runs:
-        print(f"cost on one device as of similar runs here: {known_costs}, together {duration(total.total)}")
+        print(f"cost on one device: {known_costs}, together {duration(total.total)}")
+    if total.counted:
+        print(f"of it {total.counted} runs by their operations: none is like them here, and small networks take longer")
     if total.unknown:
-        print(f"of {total.unknown} runs nobody knows the cost: none is like them here; see 'tractbench plan'")
+        print(f"of {total.unknown} runs nobody knows the cost: none is like them here, and they are closed forms")
     for need in needs:
         print(f"missing: {need.name}: {need.detail}")
     for reason, refs in _by_reason(unmet).items():

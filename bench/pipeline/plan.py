@@ -122,6 +122,15 @@ def make_plan(
     return Plan(needs, tuple(stages), parameters, machine, number, memory, changes)
 
 
+def counted_seconds(config: RunConfig, method: Method, dataset: Dataset, machine: Device) -> tuple[float, float]:
+    """Return the seconds of training and of all else on one device, by operation counts alone; nothing is run."""
+    preset = teacher_preset(config, dataset)
+    phases = count_phases(config, method, dataset, load_process(config.process, config.grid_steps), preset)
+    stages = count_stages(config, method, dataset, count(preset), phases, machine, 1)
+    training = sum(3600 * stage.hours for stage in stages if stage.kind == "training")
+    return training, sum(3600 * stage.hours for stage in stages) - training
+
+
 def _lower(device: str) -> tuple[Precision, ...]:
     return ("tf32", "bf16") if device.startswith("cuda") and torch.cuda.get_device_capability()[0] >= 8 else ("bf16",)
 
