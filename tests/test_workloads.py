@@ -41,7 +41,7 @@ def combinations():
     for name in DATASETS:
         dataset = load_dataset(name)
         for tier, method in product(dataset.workload.tiers, method_names()):
-            for process in set(load_method(method).processes) & set(dataset.workload.teachers):
+            for process in sorted(set(load_method(method).processes) & set(dataset.workload.teachers)):
                 yield pytest.param(name, tier, method, process, id=f"{name} {tier} {method} {process}")
 
 
