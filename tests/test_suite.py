@@ -124,6 +124,8 @@ def test_no_two_jobs_are_dealt_what_makes_the_same_and_together_they_get_all():
     second = deal([cell for cell in cells if cell not in first], everything, set(), 2, 1)
     assert abs(len(first) - len(second)) <= 2
     assert not {cell.id for cell in first} & {cell.id for cell in second}
+    alone = deal(cells[:3], everything, set(), 2, 1, held=3)  # another job has its part: the rest is this one's
+    assert alone == [cell for cell in cells[:3] if cell.ends in everything]
 
 
 # --- making them

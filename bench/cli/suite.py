@@ -49,7 +49,7 @@ def suite(
     status: Annotated[bool, typer.Option("--status", help="Say how the suites of these results stand.")] = False,
     register: Annotated[bool, typer.Option("--register", help="Write the plan down before it is run.")] = False,
     looks: Annotated[str | None, typer.Option(help="With --register: numbers of seeds at which you will look.")] = None,
-    pack: Annotated[str | None, typer.Option(help="How long a job begins further runs: 60s; 30m on Slurm.")] = None,
+    pack: Annotated[str | None, typer.Option(help="How long a job begins further runs: 2m; 30m on Slurm.")] = None,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h.")] = "10m",
     slurm: Annotated[Path | None, typer.Option(help="TOML file with a [slurm] table.", show_default=False)] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
@@ -102,7 +102,7 @@ def suite(
         from tractbench.pipeline.suite_engine import LocalEngine, SlurmEngine, read_slurm
 
         if kind == "local":
-            return LocalEngine(folder, count, _gpus(device)), parse_duration(pack or "60s")
+            return LocalEngine(folder, count, _gpus(device)), parse_duration(pack or "2m")
         settings = read_slurm(slurm, flags)
         return SlurmEngine(folder, count, settings), settings.pack * 60
 

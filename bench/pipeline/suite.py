@@ -61,7 +61,7 @@ class Options:
     """
 
     jobs: int = 1
-    pack_seconds: float = 60.0
+    pack_seconds: float = 120.0
     retry_failed: bool = False
     max_failures: int | None = None
     device: str = "auto"
@@ -171,7 +171,8 @@ class Suite:
         for free in range(jobs - len(self._flights), 0, -1):
             waiting = {entry.wanted.id: entry for entry in self.of("waiting")}
             cells = [entry.wanted for entry in waiting.values()]
-            group = [waiting[one.id] for one in deal(cells, self._made, self._making(groups), jobs, free)]
+            held = len(self.of("running"))
+            group = [waiting[one.id] for one in deal(cells, self._made, self._making(groups), jobs, free, held)]
             if not group:
                 break
             for entry in group:

@@ -36,7 +36,9 @@ def _work(wanted: Wanted) -> tuple[int, int]:
     return config.budget, config.nfe * config.samples * len(config.sampling_seeds)
 
 
-def deal(cells: Iterable[Wanted], made: Collection[str], making: Set[str], jobs: int, free: int) -> list[Wanted]:
+def deal(
+    cells: Iterable[Wanted], made: Collection[str], making: Set[str], jobs: int, free: int, held: int = 0
+) -> list[Wanted]:
     """Return what one job is given of the runs that wait.
 
     None that waits for what another job is making; of what is not made yet for all, what the first of them makes and
@@ -49,10 +51,11 @@ def deal(cells: Iterable[Wanted], made: Collection[str], making: Set[str], jobs:
         making: keys of what other jobs are making, or will.
         jobs: jobs at a time.
         free: jobs that can be given something now, this one included.
+        held: runs that other jobs have been given and not left; a part is one of these and what waits together.
     """
     ready = [cell for cell in cells if not (cell.shared.difference(made) & making)]
     if not ready:
         return []
     opened = {ready[0].ends, ready[0].reference}.union(made)
     fitting = [cell for cell in ready if cell.ends in opened and (not cell.reference or cell.reference in opened)]
-    return fitting[::free][: -(-len(ready) // jobs)]
+    return fitting[::free][: -(-(len(ready) + held) // jobs)]
