@@ -55,13 +55,13 @@ def smoke(smoke_run, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def _cache(tmp_path_factory):
+def _session_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
-def _own_results(monkeypatch, tmp_path, _cache):
+def _own_results(monkeypatch, tmp_path, _session_cache):
     """No test sees or leaves results outside its own folder, nor a cache outside the session's."""
     monkeypatch.delenv("TRACTBENCH_HOME", raising=False)
-    monkeypatch.setenv("TRACTBENCH_CACHE", str(_cache))
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(_session_cache))
     monkeypatch.chdir(tmp_path)

@@ -169,11 +169,10 @@ def test_who_waits_for_a_student_takes_over_when_the_first_dies(tmp_path):
     first.send_signal(signal.SIGSTOP)  # it holds the student and does not get on with it
     second = subprocess.Popen(commands[1], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     assert second.stderr is not None
-    for line in second.stderr:
-        if "is being trained by" in line:
-            break
-    first.kill()
-    first.wait()
-    rest = second.stderr.read()
+    with second.stderr as told:
+        assert any("is being trained by" in line for line in told)
+        first.kill()
+        first.wait()
+        rest = told.read()
     assert second.wait(300) == 0, rest
     assert "resuming at step" in rest

@@ -14,9 +14,9 @@ from tractbench.evaluation import inception_scorer, reference
 from tractbench.evaluation.evaluate import Settings, evaluate, protocols_of
 from tractbench.evaluation.extractors.inception import SHA256, Features
 from tractbench.evaluation.images import open_samples
-from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import PROTOCOLS, load_protocol
 from tractbench.evaluation.sample_set import SampleSet
+from tractbench.evaluation.scorer import make_scorer
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 

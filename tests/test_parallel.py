@@ -14,10 +14,10 @@ import torch
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.processes import VP
 from tractbench.evaluation.ends import TeacherEnds
-from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.part import merged, own_images
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.sampling import sample
+from tractbench.evaluation.scorer import make_scorer
 from tractbench.methods.tract import TRACT
 from tractbench.registry import load_dataset
 from tractbench.training.ahead import DEPTH, Ahead

@@ -32,7 +32,7 @@ def test_numeric_settings_follow_those_of_torch(monkeypatch):
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision(precision)
     changed = {
-        "tf32_matmul": True,
+        "cuda.matmul.fp32_precision": "tf32",
         "float32_matmul_precision": "high",
         "cudnn_benchmark": True,
         "cudnn_deterministic": True,
@@ -40,17 +40,16 @@ def test_numeric_settings_follow_those_of_torch(monkeypatch):
         "default_dtype": "float64",
     }
     assert {name: after[name] for name in changed} == changed
-    assert {name: before[name] for name in ("tf32_matmul", "float32_matmul_precision")} == {
-        "tf32_matmul": False,
-        "float32_matmul_precision": "highest",
-    }
+    assert before["float32_matmul_precision"] == "highest"
+    assert before["cuda.matmul.fp32_precision"] != "tf32"
 
 
-def test_a_setting_that_torch_refuses_to_say_is_none():
+def test_a_setting_that_torch_refuses_to_say_is_none(monkeypatch):
     def refuse():
         raise RuntimeError("mix of the legacy and new APIs")
 
-    assert provenance._legacy(refuse) is None
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    assert numerics()["float32_matmul_precision"] is None
 
 
 def test_a_gpu_is_named_with_its_driver_and_libraries(monkeypatch):

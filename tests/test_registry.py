@@ -5,10 +5,10 @@ from typing import ClassVar
 import pytest
 
 import tractbench.registry as registry
-from tractbench.config.identity import student_id
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError
 from tractbench.methods.tract import TRACT
+from tractbench.pipeline.cell import identify
 
 PLUGIN = """
 from typing import ClassVar
@@ -39,10 +39,13 @@ def test_a_method_of_another_distribution_runs_like_a_built_in_one(plugin, tract
 
 
 def test_a_plugins_source_is_part_of_its_students_identity(plugin):
-    config, method, dataset = resolve({"method": "halfway", "dataset": "digits"})
-    before = student_id(config, method, "teacher", dataset)
+    run = resolve({"method": "halfway", "dataset": "digits"})
+    before = identify(*run)
     plugin.write_text(PLUGIN + "# changed\n")
-    assert student_id(config, method, "teacher", dataset) != before
+    registry._package_hash.cache_clear()  # as another process would
+    after = identify(*run)
+    assert after.student != before.student
+    assert after.id != before.id
 
 
 def test_an_entry_point_to_something_else_is_refused(monkeypatch):

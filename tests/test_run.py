@@ -157,7 +157,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "128K", "--runs", "stopped", "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(Path("stopped").glob("cells/*/config.json")):
+    while not list(Path("stopped").glob("students/*/owner.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.3)

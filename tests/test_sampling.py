@@ -79,7 +79,8 @@ def test_noise_has_the_moments_and_the_independence_of_the_prior():
 
 
 def test_noise_has_the_standard_deviation_of_the_process():
-    wide = VP(prior_std=80.0)
+    wide = load_process("ve")
+    assert wide.prior_std == 80
     assert torch.equal(prior_noise(wide, SHAPE, 0, range(3)), 80 * prior_noise(VP(), SHAPE, 0, range(3)))
 
 

@@ -185,7 +185,11 @@ def test_a_score_that_no_training_seed_made_stands_against_all_of_them(real):
     table = DIGITS["digits"].model_copy(update={"claims": (claim,)})
     logs = [-0.50, -0.52, -0.48, -0.51, -0.49]
     records = [record(real, tract, seed, 2.0 * math.exp(log)) for seed, log in enumerate(logs)]
-    records.append(real.model_copy(update={"config": ddim.config, "metrics": {"fd_pixel": Metric.of([2.0] * 3)}}))
+    records.append(
+        real.model_copy(
+            update={"config": RecordedConfig.of(ddim.config), "metrics": {"fd_pixel": Metric.of([2.0] * 3)}}
+        )
+    )
     (found,) = [v for v in verdicts(records, {"digits": table}) if v.kind == "claim"]
     assert (found.verdict, found.n) == ("reproduced", 5)
     assert found.estimate == pytest.approx(math.exp(-0.5) * 1.001, rel=1e-3)
@@ -195,7 +199,7 @@ def test_two_samplers_that_train_nothing_leave_nothing_to_repeat(real):
     claim = DIGITS["digits"].claims[0].model_copy(update={"left": ("ddim/2",), "right": ("ddim/1",)})
     table = DIGITS["digits"].model_copy(update={"claims": (claim,)})
     records = [
-        real.model_copy(update={"config": DIGITS["digits"].cells[ref].config, "identity": ref,
+        real.model_copy(update={"config": RecordedConfig.of(DIGITS["digits"].cells[ref].config), "identity": ref,
                                 "metrics": {"fd_pixel": Metric.of([score] * 3)}})
         for ref, score in (("ddim/2", 1.0), ("ddim/1", 2.0))
     ]  # fmt: skip
@@ -347,7 +351,9 @@ def test_a_budget_of_another_row_is_no_reason(real):
     assert found["digits/longer-training-helps"].verdict == "not run"
     assert "tract-64k/1: not run" in found["digits/longer-training-helps"].notes
     ablation = TABLES["cifar10-ablations"].cells["mu-i-0.99999/1"]  # what TRACT-256M has, at 96M
-    other = real.model_copy(update={"config": ablation.config, "metrics": {"fid": Metric.of([5.0] * 5)}})
+    other = real.model_copy(
+        update={"config": RecordedConfig.of(ablation.config), "metrics": {"fid": Metric.of([5.0] * 5)}}
+    )
     assert {v.id: v.verdict for v in verdicts([other], TABLES)}["cifar10/tract-256m/1"] == "not run"
 
 

@@ -7,16 +7,19 @@ import sys
 import typer
 
 from tractbench.cli.data import data_app
+from tractbench.cli.doctor import doctor
 from tractbench.cli.ending import tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
-from tractbench.cli.plan import doctor, plan
+from tractbench.cli.features import features_app
+from tractbench.cli.list import list_
+from tractbench.cli.plan import plan
 from tractbench.cli.profile import profile
-from tractbench.cli.report import list_, report
+from tractbench.cli.report import report
 from tractbench.cli.run import run
 from tractbench.cli.store import store_app
 from tractbench.cli.suite import suite
-from tractbench.cli.teacher import features_app, teacher_app
+from tractbench.cli.teacher import teacher_app
 from tractbench.cli.verify import verify
 from tractbench.errors import TractbenchError
 

@@ -1,4 +1,4 @@
-"""``tractbench plan`` and ``tractbench doctor``."""
+"""``tractbench plan``."""
 
 from __future__ import annotations
 
@@ -97,15 +97,3 @@ def _print_plan(made: Plan) -> None:
         known += [change.note] if change.note else []
         print(f"  with {change.name}: {', '.join(known)}")
     print("It could start now." if made.ready else "It cannot start here before what is MISSING is here.")
-
-
-def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Say what this machine has: versions, devices, caches, data, teachers, tools."""
-    from tractbench.cli.doctor import examine
-
-    findings = examine(runs)
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-        return
-    for finding in findings:
-        print(f"{'ok     ' if finding.good else 'missing'} {finding.name}: {finding.detail}")

@@ -1,9 +1,8 @@
-"""``tractbench report`` and ``tractbench list``."""
+"""``tractbench report``."""
 
 from __future__ import annotations
 
 import gc
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, working
+from tractbench.cli.options import Runs, Tables, store_or_note, warn_damaged, working
 from tractbench.errors import ConfigError, choose
 
 FORMATS = ("html", "latex", "markdown", "csv")
 DEFAULT_PATHS = {"html": Path("report.html"), "latex": Path("report-latex")}
-LISTINGS = ("methods", "datasets", "runs")
 
 
 def report(
@@ -101,29 +99,3 @@ def _write(
         return text
     write_atomic(path, text)
     return path
-
-
-def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets or runs.")],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Methods: every option with its default.")] = False,
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """List methods with their options, data sets with their tiers, or the runs so far."""
-    from tractbench.cli.console import print_table
-    from tractbench.cli.listing import list_datasets, list_methods, list_runs
-    from tractbench.results.store import Store
-
-    what = choose(what, "listing", LISTINGS)
-    if what == "methods":
-        listing = list_methods(verbose)
-    elif what == "datasets":
-        listing = list_datasets()
-    else:
-        store = Store(runs)
-        listing = list_runs(store)
-        warn_damaged(store)
-    if as_json:
-        print(json.dumps(listing.objects))
-    else:
-        print_table(listing.headers, listing.rows)

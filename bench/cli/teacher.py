@@ -1,4 +1,4 @@
-"""``tractbench teacher`` and ``tractbench features``."""
+"""``tractbench teacher``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from tractbench.teachers.published import Published, Trial
 
 teacher_app = typer.Typer(help="Teachers: the networks that are distilled.", no_args_is_help=True)
-features_app = typer.Typer(
-    help="Feature networks: what Frechet feature distances are measured in.", no_args_is_help=True
-)
 
 
 @teacher_app.command("list")
@@ -219,20 +216,3 @@ def teacher_train(
         )  # fmt: skip
     name = card.name if tier != FULL and to is None else f"{folder / card.name}.toml"
     print(f"wrote {folder / card.name}.toml; use it with: tractbench run --teacher {name} ...", file=sys.stderr)
-
-
-@features_app.command("train")
-def features_train(
-    dataset: Annotated[str, typer.Option(help="Data set to train on.")],
-    to: Annotated[Path, typer.Option(help="Folder for the weights and their card.")] = Path("features"),
-    seed: Annotated[int, typer.Option(min=0, help="Training seed.")] = 0,
-    quiet: Quiet = False,
-) -> None:
-    """Train the classifier behind fd_feature; this is how the shipped one was made."""
-    from tractbench.evaluation.extractors.classifier import train_classifier
-    from tractbench.registry import load_dataset
-
-    data = load_dataset(dataset)
-    with data.computing():
-        card = train_classifier(data, to, progress(quiet), seed=seed)
-    print(f"wrote {to / card.name}.toml; held-out accuracy {card.accuracy:.1%}", file=sys.stderr)

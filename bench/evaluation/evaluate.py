@@ -11,10 +11,10 @@ from tractbench.evaluation.fidelity import FROM_FEATURES, check_metrics
 from tractbench.evaluation.grey import GreyRows
 from tractbench.evaluation.inception_scorer import check_data
 from tractbench.evaluation.manifest import Manifest, versions
-from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
 from tractbench.evaluation.reference import regrouped
 from tractbench.evaluation.sample_set import SampleSet, format_shape
+from tractbench.evaluation.scorer import make_scorer
 from tractbench.progress import Progress
 
 CHUNK = 500

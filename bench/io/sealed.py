@@ -62,7 +62,8 @@ def _alone(seal: Path, progress: Progress) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            with progress.task(f"waiting for another process that computes {seal.stem}", 0, "s") as task:
+            progress.message(f"waiting for another process that computes {seal.stem}")
+            with progress.task("waiting", 0, "s") as task:
                 while not lock.is_locked:
                     with suppress(Timeout):
                         lock.acquire(timeout=POLL_SECONDS)

@@ -13,8 +13,8 @@ from tractbench.config.identity import cell_id, student_id
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.processes import Process, load_process
 from tractbench.diffusion.solvers import solver_steps
-from tractbench.evaluation.metrics import reference_hash
 from tractbench.evaluation.protocols import load_protocol
+from tractbench.evaluation.scorer import reference_hash
 from tractbench.method import Method
 from tractbench.teachers.load import teacher_hash
 

@@ -19,10 +19,10 @@ from tractbench.diffusion.processes import load_process
 from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import ConfigError
 from tractbench.evaluation.extractors.inception import OPERATIONS
-from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.reference import BATCH
 from tractbench.evaluation.sampling import sample
+from tractbench.evaluation.scorer import make_scorer
 from tractbench.method import Method
 from tractbench.pipeline.counts import Counts, count, teacher_preset
 from tractbench.pipeline.measure import Subject

@@ -15,8 +15,8 @@ from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import RunFailedError, TractbenchError
-from tractbench.evaluation.metrics import Scorer, make_scorer
 from tractbench.evaluation.protocols import load_protocol
+from tractbench.evaluation.scorer import Scorer, make_scorer
 from tractbench.io.files import write_atomic
 from tractbench.io.tensors import tensors_digest
 from tractbench.method import Method
@@ -112,8 +112,7 @@ class _Attempt:
     def _end(self, ending: Ending) -> None:
         """Record an end that is none; where nothing can be written, what is raised says more than that."""
         try:
-            if ending.traceback:
-                self.store.log(self.folder, ending.traceback)
+            self.store.log(self.folder, f"{ending.traceback}{ending.status}: {ending.reason}")
             self.store.write(self._record(status=ending.status, failure=ending.failure, reason=ending.reason))
         except Exception as error:
             self.progress.message(f"the end of this run could not be recorded: {error}")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
 from tractbench.errors import InterruptedRunError, RunFailedError
-from tractbench.evaluation.metrics import Scorer
 from tractbench.evaluation.part import own_images
 from tractbench.evaluation.sampling import sample
+from tractbench.evaluation.scorer import Scorer
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime
 from tractbench.progress import Progress, Task

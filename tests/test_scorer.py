@@ -3,8 +3,8 @@ import torch
 
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.digits import Digits
-from tractbench.evaluation.metrics import make_scorer
 from tractbench.evaluation.protocols import load_protocol
+from tractbench.evaluation.scorer import make_scorer
 from tractbench.registry import load_dataset
 
 
