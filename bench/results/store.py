@@ -137,7 +137,7 @@ class Store:
         return in_turn(self.student_folder(student), owner, wait, stop)
 
     def write(self, record: Record) -> None:
-        """Record how a run ended; the newest end counts, but a done run stays done: a later failure is for the log.
+        """Record how a run ended; the newest end counts, but a done run stays done: a later failure is only logged.
 
         Raises:
             StoreError: it cannot be written, or a newer tractbench has written this run.
@@ -146,6 +146,7 @@ class Store:
         folder = self.root / record.folder
         before = self._read(record.folder)
         if record.status != "done" and before is not None and before.status == "done":
+            self.log(folder, f"{record.status}: {record.reason}; the earlier result stays")
             return
         write_atomic(folder / RECORD, record.model_dump_json(indent=2) + "\n")
         self._index.append(_entry(record, (folder / RECORD).stat()))
