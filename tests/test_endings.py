@@ -15,7 +15,7 @@ from tractbench.cli.interrupts import EXIT_CODES
 from tractbench.errors import RunFailedError
 from tractbench.pipeline.failures import failure_kind
 
-TRACT = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke", "--nfe", "1")
+TRACT = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--schedule", "16,4,1")
 
 
 def the_record():

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tractbench.training.distillation import Distillation
 
 SMOKE = ("--dataset", "digits", "--tier", "smoke")
-TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1")
+TRACT = ("run", "--method", "tract", *SMOKE, "--nfe", "1", "--schedule", "16,4,1")
 
 
 def student_folder(run):
@@ -39,7 +39,7 @@ def test_a_run_prints_one_object_and_leaves_one_folder(tractbench):
         1,
         "smoke",
     )
-    assert run["schedule"] == [1024, 32, 1]
+    assert run["schedule"] == [16, 4, 1]
     assert run["nfe_spent"] == 1
     for metric in run["metrics"].values():
         assert len(metric["per_seed"]) == 3
@@ -108,12 +108,25 @@ def test_another_training_seed_is_another_student(tractbench, smoke):
 
 @pytest.mark.parametrize("batch", [1, 7, 5000])
 def test_sample_batch_changes_no_score(tractbench, batch):
-    ddim = ("run", "--method", "ddim", *SMOKE, "--nfe", "2", "--set", "chunk=100", "--json", "--force")
+    ddim = (
+        "run",
+        "--method",
+        "ddim",
+        *SMOKE,
+        "--nfe",
+        "2",
+        "--set",
+        "chunk=100",
+        "--set",
+        "grid_steps=16",
+        "--json",
+        "--force",
+    )
     assert tractbench(*ddim, "--sample-batch", batch).json["metrics"] == tractbench(*ddim).json["metrics"]
 
 
 def test_ddim_spends_what_it_says(tractbench):
-    run = tractbench("run", "--method", "ddim", *SMOKE, "--nfe", "4", "--json").json
+    run = tractbench("run", "--method", "ddim", *SMOKE, "--nfe", "4", "--set", "grid_steps=16", "--json").json
     assert run["nfe_spent"] == 4
     assert run["schedule"] == []
 
@@ -153,8 +166,8 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
-    whole = tractbench(*TRACT, "--budget", "128K", "--json", "--runs", "whole").json
-    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "128K", "--runs", "stopped", "--quiet"]
+    whole = tractbench(*TRACT, "--budget", "32K", "--json", "--runs", "whole").json
+    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "32K", "--runs", "stopped", "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(Path("stopped").glob("students/*/owner.json")):
@@ -167,7 +180,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
     assert "kept: " in error
     assert "the same command goes on from there" in error
     (checkpoint,) = Path("stopped").glob("students/*/checkpoint-*.safetensors")
-    result = tractbench(*TRACT, "--budget", "128K", "--runs", "stopped", "--json")
+    result = tractbench(*TRACT, "--budget", "32K", "--runs", "stopped", "--json")
     assert "resuming at step" in result.err
     assert not checkpoint.exists()
     resumed = result.json
