@@ -166,21 +166,20 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
-    whole = tractbench(*TRACT, "--budget", "32K", "--json", "--runs", "whole").json
-    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "32K", "--runs", "stopped", "--quiet"]
+    whole = tractbench(*TRACT, "--budget", "64K", "--json", "--runs", "whole").json
+    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "64K", "--runs", "stopped", "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(Path("stopped").glob("students/*/owner.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
     assert "kept: " in error
     assert "the same command goes on from there" in error
     (checkpoint,) = Path("stopped").glob("students/*/checkpoint-*.safetensors")
-    result = tractbench(*TRACT, "--budget", "32K", "--runs", "stopped", "--json")
+    result = tractbench(*TRACT, "--budget", "64K", "--runs", "stopped", "--json")
     assert "resuming at step" in result.err
     assert not checkpoint.exists()
     resumed = result.json

@@ -15,9 +15,9 @@ import subprocess
 import sys
 
 import torch
-from training_step import seconds
 from unet_step import distillation
 
+from tractbench.pipeline.timing import seconds
 from tractbench.training.parallel import join, launched
 
 BATCH = 64
@@ -32,9 +32,9 @@ def measure(rounds: int, size: int) -> None:
     ratios, steps = [], []
     for index in range(rounds + 1):
         group.barrier()
-        whole = seconds(alone.train_step, 1) if group.is_main else 0.0
+        whole = seconds(alone.train_step, "cpu") if group.is_main else 0.0
         group.barrier()
-        shared = seconds(together.train_step, 1)
+        shared = seconds(together.train_step, "cpu")
         if index and group.is_main:  # the first round warms up
             ratios.append(whole / shared)
             steps.append(whole)

@@ -12,13 +12,14 @@ import argparse
 import statistics
 
 import torch
-from training_step import floor, seconds
 
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
+from tractbench.pipeline.steps import StepParts
+from tractbench.pipeline.timing import seconds
 from tractbench.seeds import generator
 from tractbench.training.distillation import Distillation
 
@@ -48,9 +49,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = distillation(arguments.width, 32, 16, compiling=arguments.compile)
-    bare = floor(run, (1, 1))
-    seconds(bare, 1), seconds(run.train_step, 1)
-    pairs = [(seconds(run.train_step, 1), seconds(bare, 1)) for _ in range(arguments.rounds)]
+    bare = StepParts(run).floor()  # the passes of teacher, self-teacher and student alone
+    seconds(bare, "cpu"), seconds(run.train_step, "cpu")
+    pairs = [(seconds(run.train_step, "cpu"), seconds(bare, "cpu")) for _ in range(arguments.rounds)]
     ratio = statistics.median(ours / least for ours, least in pairs)
     kind = "compiled" if arguments.compile else "eager"
     print(f"{kind} step: {ratio:.3f} of the eager floor ({statistics.median(one for one, _ in pairs):.2f} s a step)")
