@@ -218,8 +218,8 @@ def test_the_gradients_and_losses_of_shares_add_up(images):
 def test_two_and_three_processes_make_the_numbers_of_one(tractbench, tmp_path):
     alone = tractbench(*TRACT_RUN, "--quiet").json
     expected = losses(tmp_path)
-    for size in (2, 3):
-        found = Launched(tmp_path / str(size), size, HELPER, STEPS, "digests", *TRACT_RUN)
+    for size, more in ((2, ()), (3, ("--micro-batch", 16))):
+        found = Launched(tmp_path / str(size), size, HELPER, STEPS, "digests", *TRACT_RUN, *more)
         assert found.code == 0, found.err
         assert json.loads(found.out)["identity"] == alone["identity"]
         assert found.err.count("tract on digits") == found.err.count("drawing samples") == 1
