@@ -7,6 +7,7 @@ import torch
 
 import tractbench.training.distillation as engine
 from tractbench.config.fields import RunConfig
+from tractbench.config.resolve import resolve
 from tractbench.datasets.formats.mixture import Mixture
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import CountingDenoiser, X0Denoiser, on_device
@@ -337,13 +338,15 @@ def test_a_run_on_exact_data_records_an_error_for_each_phase(tractbench, method)
     assert all(math.isfinite(e["error"]) and e["error"] > 0 for e in errors)
 
 
-def test_the_default_run_on_the_mixture(tractbench):
-    run = tractbench("run", "--method", "tract", "--dataset", "mixture2d", "--tier", "smoke", "--json", "--quiet").json
+def test_a_student_of_an_exact_teacher_first_moves_into_a_network(tractbench):
+    assert resolve({"method": "tract", "dataset": "mixture2d"})[0].schedule == (1024, 1024, 32, 1)
+    run = tractbench("run", "--method", "tract", "--dataset", "mixture2d", "--tier", "smoke",
+                     "--schedule", "64,64,16,1", "--json", "--quiet").json  # fmt: skip
     folder = Path(run["run_dir"])
     record = json.loads((folder / "record.json").read_text())
-    assert run["schedule"] == [1024, 1024, 32, 1]
+    assert run["schedule"] == [64, 64, 16, 1]
     errors = record["distillation_errors"]
-    assert [(e["phase"], e["start"], e["end"]) for e in errors] == [(1, 1024, 1024), (2, 1024, 32), (3, 32, 1)]
+    assert [(e["phase"], e["start"], e["end"]) for e in errors] == [(1, 64, 64), (2, 64, 16), (3, 16, 1)]
     assert set(run["metrics"]) == {"fd_exact", "sliced_w2"}
     assert run["nfe_spent"] == 1
     assert (folder / "samples.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

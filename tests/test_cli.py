@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke")
+RUN = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke", "--set", "grid_steps=16")
 
 BAD = [
     (("run", "--method", "trct", "--dataset", "digits"), "did you mean 'tract'"),
@@ -52,7 +52,7 @@ def test_a_mistake_is_one_line_with_the_remedy_and_writes_nothing(tractbench, ar
 
 
 def test_a_format_has_a_nearest_name(tractbench):
-    tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke")
+    tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke", "--set", "grid_steps=16")
     assert "did you mean 'html'" in tractbench("report", "--format", "htm").err
     assert "did you mean 'smoke'" in tractbench("report", "--tier", "smok").err
 
@@ -76,14 +76,14 @@ def test_listings(tractbench):
     assert all(row["description"] for row in settings)
     tiers = {row["name"]: row["tiers"] for row in tractbench("list", "datasets", "--json").json}
     assert (tiers["digits"][0], tiers["imagenet64"][0]) == ("small", "paper")
-    tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke")
+    tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke", "--set", "grid_steps=16")
     assert len(tractbench("list", "runs", "--json").json) == 1
     assert "ddim" in tractbench("list", "runs").out
 
 
 def test_results_folder_from_the_environment(tractbench, monkeypatch):
     monkeypatch.setenv("TRACTBENCH_HOME", "elsewhere")
-    tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke")
+    tractbench("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke", "--set", "grid_steps=16")
     assert Path("elsewhere/records.jsonl").exists()
     assert not Path("runs").exists()
 

@@ -158,7 +158,7 @@ def test_two_cells_of_one_student_train_it_once(tmp_path):
 
 
 def test_who_waits_for_a_student_takes_over_when_the_first_dies(tmp_path):
-    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "96K", "--checkpoint-every", "0.2s",
+    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "48K", "--checkpoint-every", "0.2s",
                  "--sampling-seeds", seeds] for seeds in ("0", "1")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(commands[0], cwd=tmp_path, stderr=subprocess.DEVNULL, env=environment)

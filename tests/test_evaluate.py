@@ -282,8 +282,9 @@ def test_a_set_on_disk_is_opened_by_its_kind(tmp_path, colours):
 
 
 def test_a_finished_run_is_scored_again_to_the_same_numbers(tractbench, tmp_path):
-    for method in ("tract", "ddim"):
-        made = tractbench("run", "--method", method, "--dataset", "digits", "--tier", "smoke", "--json", "-q").json
+    for method, steps in (("tract", ("--schedule", "16,4,1")), ("ddim", ("--set", "grid_steps=16"))):
+        run = ("run", "--method", method, "--dataset", "digits", "--tier", "smoke", *steps)
+        made = tractbench(*run, "--json", "-q").json
         again = tractbench("evaluate", made["run_dir"], "--json", "-q")
         assert again.code == 0, again.err
         (found,) = again.json["evaluations"]

@@ -14,7 +14,7 @@ from tractbench.teachers.card import SHIPPED
 
 Usage = namedtuple("Usage", "total used free")
 SMOKE = ("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke", "--samples", 8, "--sampling-seeds", "0",
-         "--quiet", "--json")  # fmt: skip
+         "--set", "grid_steps=16", "--quiet", "--json")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
