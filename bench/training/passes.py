@@ -78,7 +78,8 @@ class Passes:
 
 def forward_mode(*arguments: Tensor) -> bool:
     """Whether ``torch.func.jvp`` differentiates by one of the arguments."""
-    return any(unpack_dual(argument).tangent is not None for argument in arguments)
+    duals = [unpack_dual(argument) for argument in arguments]  # type: ignore[no-untyped-call]  # PyTorch's own
+    return any(dual.tangent is not None for dual in duals)
 
 
 def no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
