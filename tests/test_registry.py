@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 import torch
 from plugin_data import DATASET, EXTRACTOR, METHOD, NETWORK, PROCESS, WORKLOAD, distribution
+from report_data import ENVIRONMENT
 from store_data import add, record
 
 from tractbench import plugins
@@ -318,7 +319,7 @@ def test_a_method_without_a_target_says_so():
         summary: ClassVar[str] = ""
 
     with pytest.raises(ConfigError, match="implement target"):
-        Unfinished().target(None, None, None)
+        Unfinished().target(None, None, 0.0, None)
 
 
 # Files that are not installed
@@ -426,7 +427,7 @@ def test_results_of_plugins_that_are_gone_are_still_shown(tmp_path, tractbench):
     config = resolve({"method": "tract", "dataset": "digits"})[0]
     gone = {"method": "gone-method", "dataset": "gone-data", "process": "gone-process", "protocol": "raw+gone-space",
             "options": {"strength": 0.5}}  # fmt: skip
-    one = record(config=RecordedConfig.of(config.model_copy(update=gone)), environment={"packages": {}})
+    one = record(config=RecordedConfig.of(config.model_copy(update=gone)), environment=ENVIRONMENT)
     add(store, one)
     (store.student_folder(one.student) / "loss.csv").write_text("step,phase,images,loss\n1,1,8,0.5\n2,1,16,0.25\n")
     for arguments in (("list", "runs"), ("report", "--format", "csv"), ("report", "--format", "markdown"),
