@@ -66,3 +66,21 @@ def _own_results(monkeypatch, tmp_path, _session_cache):
     monkeypatch.delenv("TRACTBENCH_HOME", raising=False)
     monkeypatch.setenv("TRACTBENCH_CACHE", str(_session_cache))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of distributions, found first."""
+    from tractbench import plugins
+
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    plugins.forget()
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+    plugins.use_files(())
+    plugins.forget()

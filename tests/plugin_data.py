@@ -2,6 +2,10 @@
 
 import textwrap
 
+QUICK = ("--dataset", "digits", "--tier", "smoke", "--schedule", "16,4,1", "--budget", "1K", "--samples", "20")
+QUICK += ("--sampling-seeds", "0", "--set", "chunk=10")
+"""A run of seconds."""
+
 METHOD = """
     from typing import ClassVar
     from tractbench.methods.tract import TRACT

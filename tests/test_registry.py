@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from plugin_data import DATASET, EXTRACTOR, METHOD, NETWORK, PROCESS, WORKLOAD, distribution
+from plugin_data import DATASET, EXTRACTOR, METHOD, NETWORK, PROCESS, QUICK, WORKLOAD, distribution
 from report_data import ENVIRONMENT
 from store_data import add, record
 
@@ -33,25 +33,7 @@ from tractbench.results.record import RecordedConfig
 from tractbench.results.store import Store
 from tractbench.seeds import generator
 
-QUICK = ("--dataset", "digits", "--tier", "smoke", "--schedule", "16,4,1", "--budget", "1K", "--samples", "20")
-QUICK += ("--sampling-seeds", "0", "--set", "chunk=10")
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-
-
-@pytest.fixture
-def path(tmp_path, monkeypatch):
-    """A folder of distributions, found first."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    before = set(sys.modules)
-    plugins.forget()
-    yield folder
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
-    plugins.use_files(())
-    plugins.forget()
 
 
 def again():
@@ -129,7 +111,7 @@ def test_names_are_read_with_hyphens_and_capitals():
 
 
 def test_a_checkout_that_was_installed_before_its_components_were_registered_says_so(monkeypatch):
-    monkeypatch.setattr(plugins, "_distributions", lambda path: [])
+    monkeypatch.setattr(plugins, "_distributions", lambda site: [])
     plugins.forget()
     try:
         with pytest.raises(
@@ -143,23 +125,23 @@ def test_a_checkout_that_was_installed_before_its_components_were_registered_say
 # Others', one of each kind
 
 
-def test_a_method_of_another_distribution_runs_like_a_built_in_one(path, tractbench):
-    method_plugin(path)
+def test_a_method_of_another_distribution_runs_like_a_built_in_one(site, tractbench):
+    method_plugin(site)
     assert "half-way" in {m["name"] for m in tractbench("list", "methods", "--json").json}
     run = ("run", "--method", "half_way", *QUICK, "--set", "strength=0.25", "--json")
     assert tractbench(*run).json["status"] == "done"
     assert "did you mean 'half-way'" in tractbench("run", "--method", "halfwey", "--dataset", "digits").err
 
 
-def test_a_data_set_of_another_distribution(path, tractbench):
-    distribution(path, "dots", [("datasets", "two-dots", "dots.data:TwoDots")], data=DATASET)
+def test_a_data_set_of_another_distribution(site, tractbench):
+    distribution(site, "dots", [("datasets", "two-dots", "dots.data:TwoDots")], data=DATASET)
     assert load_dataset("two-dots").name == "two_dots"
     assert "two_dots" in {d["name"] for d in tractbench("list", "datasets", "--json").json}
     assert resolve({"method": "tract", "dataset": "two-dots"})[0].teacher == "exact"
 
 
-def test_a_network_of_another_distribution_and_a_workload_that_adds_it_to_a_data_set(path, tractbench):
-    package = network_plugin(path)
+def test_a_network_of_another_distribution_and_a_workload_that_adds_it_to_a_data_set(site, tractbench):
+    package = network_plugin(site)
     digits = load_dataset("digits")
     assert next(iter(digits.workload.networks)) == "mlp", "what is added is never the usual one"
     assert digits.network("thin-8", "vp").arguments == {"width": 8, "channels": 1, "size": 8}
@@ -174,8 +156,8 @@ def test_a_network_of_another_distribution_and_a_workload_that_adds_it_to_a_data
     assert {"name": "thin", "from": "thin-plugin 1.0"} in tractbench("list", "workloads", "--json").json
 
 
-def test_a_process_of_another_distribution(path):
-    package = process_plugin(path)
+def test_a_process_of_another_distribution(site):
+    package = process_plugin(site)
     assert load_process("VP_short").sigma_min == pytest.approx(torch.e**-5)
     assert process_of("x0").name == "vp", "a built-in one comes first"
     config, method, dataset = resolve({"method": "tract", "dataset": "digits", "tier": "smoke"})
@@ -190,8 +172,8 @@ def test_a_process_of_another_distribution(path):
     assert name() != before
 
 
-def test_a_feature_extractor_of_another_distribution(path):
-    package = distribution(path, "rows", [("extractors", "Row-Means", "rows.rows:Rows")], rows=EXTRACTOR)
+def test_a_feature_extractor_of_another_distribution(site):
+    package = distribution(site, "rows", [("extractors", "Row-Means", "rows.rows:Rows")], rows=EXTRACTOR)
     digits, protocol = load_dataset("digits"), load_protocol("raw+row-means")
     assert protocol.metrics == (*load_protocol("raw").metrics, "fd_row_means", "fd_row_means_held_out")
     images = digits.held_out[:50]
@@ -217,8 +199,8 @@ def test_extractors_are_added_to_raw_alone():
         make_scorer(load_dataset("digits"), load_protocol("raw+none"), 10, 10)
 
 
-def test_a_plugins_whole_distribution_is_part_of_its_students_identity(path):
-    package = method_plugin(path)
+def test_a_plugins_whole_distribution_is_part_of_its_students_identity(site):
+    package = method_plugin(site)
     before = cell_of(method="half-way")
     (package / "helper.py").write_text("# another file of it\n")
     again()
@@ -230,9 +212,9 @@ def test_a_plugins_whole_distribution_is_part_of_its_students_identity(path):
 # Broken ones
 
 
-def test_a_broken_plugin_is_named_with_its_error_and_stops_nothing_else(path, tractbench):
+def test_a_broken_plugin_is_named_with_its_error_and_stops_nothing_else(site, tractbench):
     entries = [(kind, f"broken-{kind}", "torn.nothing:Thing") for kind in plugins.WORDS]
-    distribution(path, "torn", entries, nothing="raise RuntimeError('out of\\n luck')\n")
+    distribution(site, "torn", entries, nothing="raise RuntimeError('out of\\n luck')\n")
     listed = {m["name"]: m for m in tractbench("list", "methods", "--json").json}
     assert "torn.nothing:Thing of torn 1.0" in listed["broken-methods"]["error"]
     assert "RuntimeError: out of luck" in listed["broken-methods"]["error"]
@@ -249,9 +231,9 @@ def test_a_broken_plugin_is_named_with_its_error_and_stops_nothing_else(path, tr
         load_dataset("digits").network("thin", "vp")
 
 
-def test_metadata_that_cannot_be_read_are_one_distributions_own(path, tractbench):
-    method_plugin(path)
-    package = distribution(path, "torn", [])
+def test_metadata_that_cannot_be_read_are_one_distributions_own(site, tractbench):
+    method_plugin(site)
+    package = distribution(site, "torn", [])
     (package.parent / "torn-1.0.dist-info" / "entry_points.txt").write_text("[tractbench.methods]\nno equals sign\n")
     again()
     assert {"tract", "half-way"} <= {m["name"] for m in tractbench("list", "methods", "--json").json}
@@ -259,9 +241,9 @@ def test_metadata_that_cannot_be_read_are_one_distributions_own(path, tractbench
     assert "torn 1.0" in next(f["detail"] for f in tractbench("doctor", "--json").json if f["name"] == "plugins")
 
 
-def test_two_of_one_name_are_refused_by_name_and_shown(path, tractbench):
-    method_plugin(path)
-    method_plugin(path, "other-plugin", entry="Half_Way")
+def test_two_of_one_name_are_refused_by_name_and_shown(site, tractbench):
+    method_plugin(site)
+    method_plugin(site, "other-plugin", entry="Half_Way")
     with pytest.raises(
         ConfigError, match=r"'(half-way|Half_Way)' is offered by (halfway|other)-plugin 1\.0 and \w+-plugin 1\.0"
     ):
@@ -272,8 +254,8 @@ def test_two_of_one_name_are_refused_by_name_and_shown(path, tractbench):
     assert "is offered by" in detail["detail"]
 
 
-def test_nobody_takes_a_built_in_ones_name(path):
-    method_plugin(path, source=METHOD.replace("half-way", "tract"), entry="tract")
+def test_nobody_takes_a_built_in_ones_name(site):
+    method_plugin(site, source=METHOD.replace("half-way", "tract"), entry="tract")
     with pytest.raises(ConfigError, match=r"method 'tract' is offered by tractbench .* and halfway-plugin 1\.0"):
         load_method("tract")
     assert load_method("btd").name == "btd"
@@ -286,25 +268,25 @@ def test_nobody_takes_a_built_in_ones_name(path):
      ("odd.thing:Gone", METHOD, "cannot be imported .*Gone"),
      ("odd.thing:x", "raise SystemExit(0)", "cannot be imported .SystemExit: 0")],
 )  # fmt: skip
-def test_an_entry_point_to_something_else_is_refused(path, value, source, words):
-    distribution(path, "odd", [("methods", "odd", value)], thing=source)
+def test_an_entry_point_to_something_else_is_refused(site, value, source, words):
+    distribution(site, "odd", [("methods", "odd", value)], thing=source)
     with pytest.raises(ConfigError, match=words):
         load_method("odd")
 
 
-def test_an_unfinished_class_and_a_network_without_weights_of_its_own_are_refused(path):
+def test_an_unfinished_class_and_a_network_without_weights_of_its_own_are_refused(site):
     extractor = EXTRACTOR.replace("hash =", "other =")
     net = NETWORK.replace("initialise", "other")
     entries = [("extractors", "row-means", "odd.rows:Rows"), ("networks", "thin", "odd.net:Thin")]
-    distribution(path, "odd", entries, rows=extractor, net=net)
+    distribution(site, "odd", entries, rows=extractor, net=net)
     with pytest.raises(ConfigError, match="is not finished: define hash"):
         load_extractor("row-means", load_dataset("digits"))
     with pytest.raises(ConfigError, match="give it initialise"):
         build_network("thin", {"channels": 1, "size": 2, "width": 2}, generator("tests"))
 
 
-def test_a_workload_changes_nothing_that_a_data_set_has(path):
-    package = network_plugin(path)
+def test_a_workload_changes_nothing_that_a_data_set_has(site):
+    package = network_plugin(site)
     (package / "work.toml").write_text(textwrap.dedent(WORKLOAD).replace("thin-8", "mlp"))
     again()
     digits = load_dataset("digits")
@@ -326,7 +308,7 @@ def test_a_method_without_a_target_says_so():
 
 
 @pytest.fixture
-def file(path, tmp_path):
+def file(site, tmp_path):
     written = tmp_path / "mine.py"
     written.write_text(textwrap.dedent(METHOD))
     return written
@@ -352,7 +334,7 @@ def test_a_files_content_is_part_of_the_identity(file):
     assert cell_of(method="half-way").student != first.student
 
 
-def test_files_from_the_environment_and_the_other_kinds(path, tmp_path, tractbench, monkeypatch):
+def test_files_from_the_environment_and_the_other_kinds(site, tmp_path, tractbench, monkeypatch):
     sources = {"dots": DATASET, "rows": EXTRACTOR, "short": PROCESS}
     sources["thin"] = NETWORK.replace("class Thin(nn.Module):", 'class Thin(nn.Module):\n        name = "thin-net"')
     files = []
@@ -373,7 +355,7 @@ def test_files_from_the_environment_and_the_other_kinds(path, tmp_path, tractben
     [(None, "cannot read plugin"), ("x = (", "SyntaxError"), ("import nowhere", "No module named 'nowhere'"),
      ("x = 1", "defines no component"), ("raise SystemExit(3)", "SystemExit: 3")],
 )  # fmt: skip
-def test_a_file_that_cannot_be_used_ends_a_run_and_is_named_by_listings(path, tmp_path, tractbench, source, words):
+def test_a_file_that_cannot_be_used_ends_a_run_and_is_named_by_listings(site, tmp_path, tractbench, source, words):
     if source is not None:
         (tmp_path / "bad.py").write_text(source)
     run = tractbench("run", "--method", "tract", "--dataset", "digits", "--plugin", "bad.py")
