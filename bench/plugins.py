@@ -261,10 +261,14 @@ def _found(path: tuple[str, ...], files: tuple[Path, ...]) -> _Found:
 
 
 def _distributions(path: tuple[str, ...]) -> list[Distribution]:
-    """Return the distributions on a path, this one first, each once: of two of one name Python sees the first."""
+    """Return the distributions with components, this one first, each once: of two of one name Python sees the first.
+
+    The others' metadata are not read: that would take longer than all the rest of a short command.
+    """
     seen: dict[str, Distribution] = {}
     for dist in distributions(path=list(path)):
-        seen.setdefault(normal(_title(dist).partition(" ")[0]).replace(".", "_"), dist)
+        if f"[{OWN}." in (dist.read_text("entry_points.txt") or ""):
+            seen.setdefault(normal(_title(dist).partition(" ")[0]).replace(".", "_"), dist)
     return sorted(seen.values(), key=lambda dist: not _title(dist).startswith(f"{OWN} "))
 
 
