@@ -267,9 +267,16 @@ def _distributions(path: tuple[str, ...]) -> list[Distribution]:
     """
     seen: dict[str, Distribution] = {}
     for dist in distributions(path=list(path)):
-        if f"[{OWN}." in (dist.read_text("entry_points.txt") or ""):
+        if _declares(dist):
             seen.setdefault(normal(_title(dist).partition(" ")[0]).replace(".", "_"), dist)
     return sorted(seen.values(), key=lambda dist: not _title(dist).startswith(f"{OWN} "))
+
+
+def _declares(dist: Distribution) -> bool:
+    try:
+        return f"[{OWN}." in (dist.read_text("entry_points.txt") or "")
+    except Exception:  # it is named when it is read again
+        return True
 
 
 def _title(dist: Distribution) -> str:

@@ -64,6 +64,7 @@ WORKLOAD = """
     vp = { network = "thin-net", arguments = { width = 8 }, parameterisation = "x0" }
 """
 PROCESS = """
+    from pathlib import Path
     from typing import ClassVar
     from dataclasses import dataclass
     from tractbench.diffusion.processes import VP
@@ -72,6 +73,16 @@ PROCESS = """
     class Short(VP):
         name: ClassVar[str] = "vp-short"
         log_snr_max: float = 10.0
+
+    FILE = Path(__file__).with_name("work.toml")
+"""
+PROCESS_WORKLOAD = """
+    dataset = "mixture2d"
+    processes = ["vp-short"]
+    teachers = { vp-short = "exact" }
+
+    [networks.short-mlp]
+    vp-short = { network = "mlp", arguments = { width = 8, blocks = 1, embedding = 4 }, parameterisation = "x0" }
 """
 
 
@@ -81,7 +92,7 @@ def distribution(folder, name, entries, **modules):
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").write_text("")
     for module, source in modules.items():
-        suffix = ".toml" if source is WORKLOAD else ".py"
+        suffix = ".toml" if source in (WORKLOAD, PROCESS_WORKLOAD) else ".py"
         (package / module).with_suffix(suffix).write_text(textwrap.dedent(source))
     info = folder / f"{package.name}-1.0.dist-info"
     info.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from plugin_data import DATASET, EXTRACTOR, METHOD, NETWORK, PROCESS, QUICK, WORKLOAD, distribution
+from plugin_data import DATASET, EXTRACTOR, METHOD, NETWORK, PROCESS, PROCESS_WORKLOAD, QUICK, WORKLOAD, distribution
 from report_data import ENVIRONMENT
 from store_data import add, record
 
@@ -55,15 +55,14 @@ def network_plugin(folder):
 
 def process_plugin(folder):
     method = METHOD.replace("half-way", "half_way").replace(
-        "    strength", '    processes = ("vp-short",)\n        strength'
+        "    strength", '    processes: ClassVar = ("vp-short",)\n        strength'
     )
     entries = [
         ("processes", "vp-short", "short_plugin.short:Short"),
         ("methods", "half_way", "short_plugin.own:Halfway"),
     ]
-    return distribution(
-        folder, "short-plugin", entries, short=PROCESS, own=method.replace("processes =", "processes: ClassVar =")
-    )
+    entries += [("workloads", "short", "short_plugin.short:FILE")]
+    return distribution(folder, "short-plugin", entries, short=PROCESS, own=method, work=PROCESS_WORKLOAD)
 
 
 def cell_of(**settings):
@@ -156,20 +155,19 @@ def test_a_network_of_another_distribution_and_a_workload_that_adds_it_to_a_data
     assert {"name": "thin", "from": "thin-plugin 1.0"} in tractbench("list", "workloads", "--json").json
 
 
-def test_a_process_of_another_distribution(site):
+def test_a_process_of_another_distribution_on_an_existing_data_set(site, tractbench):
     package = process_plugin(site)
     assert load_process("VP_short").sigma_min == pytest.approx(torch.e**-5)
     assert process_of("x0").name == "vp", "a built-in one comes first"
-    config, method, dataset = resolve({"method": "tract", "dataset": "digits", "tier": "smoke"})
-    from tractbench.config.identity import student_id
-
-    def name():
-        return student_id(config, method, dataset, load_process("vp-short"), "teacher")
-
-    before = name()
+    settings = {"method": "half_way", "dataset": "mixture2d", "schedule": "16,16,4", "student": "short-mlp"}
+    first = cell_of(**settings)
+    assert (first.process.name, first.config.teacher) == ("vp-short", "exact")
     (package / "other.py").write_text("changed = True\n")
     again()
-    assert name() != before
+    assert cell_of(**settings).student != first.student
+    run = ("run", "--method", "half_way", "--dataset", "mixture2d", *QUICK[2:4], "--schedule", "16,16,4", *QUICK[6:])
+    done = tractbench(*run, "--set", "student=short-mlp", "--json")
+    assert done.json["status"] == "done", done.out + done.err
 
 
 def test_a_feature_extractor_of_another_distribution(site):

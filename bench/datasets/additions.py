@@ -1,4 +1,4 @@
-"""What plugins add to data sets of others: networks, recipes and tiers, from TOML files.
+"""What plugins add to data sets of others: networks, recipes, tiers and processes, from TOML files.
 
 A file in the entry-point group ``tractbench.workloads`` says ``dataset = NAME`` and has tables as that data set's
 workload has them: new names only, so that no plugin changes what a run of somebody else is.
@@ -21,12 +21,16 @@ class Addition(Table):
 
     Attributes:
         dataset: name of the data set; without its argument, all its variants.
-        networks: as in a workload.
+        processes: as in a workload; they come after its own.
+        teachers: likewise.
+        networks: likewise.
         recipes: likewise.
         tiers: likewise.
     """
 
     dataset: str
+    processes: tuple[str, ...] = ()
+    teachers: dict[str, str] = Field(default_factory=dict)
     networks: dict[str, dict[str, DenoiserTable]] = Field(default_factory=dict)
     recipes: dict[str, dict[str, TeacherRecipe]] = Field(default_factory=dict)
     tiers: dict[str, TierTable] = Field(default_factory=dict)
@@ -63,12 +67,13 @@ def extend(workload: Workload, addition: Addition, path: Path) -> Workload:
         ConfigError: it gives a name another meaning, or does not go together with the workload.
     """
     values: dict[str, object] = dict(workload)
-    for table in ("networks", "recipes", "tiers"):
+    for table in ("networks", "recipes", "teachers", "tiers"):
         before, more = getattr(workload, table), getattr(addition, table)
         if taken := before.keys() & more.keys():
             one = min(taken)
             raise ConfigError(f"{path}: {table}.{one}: data set '{addition.dataset}' has it already; name it otherwise")
         values[table] = {**before, **more}
+    values["processes"] = tuple(dict.fromkeys((*workload.processes, *addition.processes)))
     return parsed(Workload, values, path)
 
 
