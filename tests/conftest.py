@@ -63,7 +63,8 @@ def _session_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_results(monkeypatch, tmp_path, _session_cache):
     """No test sees or leaves results outside its own folder, nor a cache outside the session's."""
-    monkeypatch.delenv("TRACTBENCH_HOME", raising=False)
+    for name in ("TRACTBENCH_HOME", "TRACTBENCH_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRACTBENCH_CACHE", str(_session_cache))
     monkeypatch.chdir(tmp_path)
 

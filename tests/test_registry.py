@@ -110,7 +110,7 @@ def test_names_are_read_with_hyphens_and_capitals():
 
 
 def test_a_checkout_that_was_installed_before_its_components_were_registered_says_so(monkeypatch):
-    monkeypatch.setattr(plugins, "_distributions", lambda site: [])
+    monkeypatch.setattr("tractbench.plugins.lookup._distributions", lambda site: [])
     plugins.forget()
     try:
         with pytest.raises(
