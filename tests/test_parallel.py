@@ -13,6 +13,7 @@ import torch
 
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.processes import VP
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.ends import TeacherEnds
 from tractbench.evaluation.part import merged, own_images
 from tractbench.evaluation.protocols import load_protocol
@@ -126,7 +127,7 @@ def test_processes_make_the_same_images_to_the_bit(size):
         return network(x.float()) / (1 + labels.reshape(-1, 1, 1, 1))
 
     def images(first, count):
-        parts = sample(denoiser, VP(), (1, 2, 2), 4, count, 2, chunk=16, first=first, classes=3)
+        parts = sample(denoiser, VP(), (1, 2, 2), 4, count, Sampler.equal(2), chunk=16, first=first, classes=3)
         return torch.cat([torch.empty(0, 1, 2, 2, dtype=torch.float64), *parts])
 
     own = [own_images(100, (16,), group) for group in groups(size)]

@@ -12,9 +12,12 @@ from tractbench.diffusion.processes import Process, per_sample
 
 
 class Denoiser(Protocol):
-    """Predicts the clean image."""
+    """Predicts the clean image.
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    A student of a method with ``two_times`` is also given where its jump ends, ``[B]``, and only such a one is.
+    """
+
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         """Return x0 for ``x_t`` ``[B, C, H, W]`` at times ``t`` ``[B]`` in [0, 1], of the same shape."""
 
 
@@ -118,7 +121,7 @@ class CountingDenoiser:
         self.denoiser = denoiser
         self.evaluations = 0
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         """Count the call and make it."""
         self.evaluations += 1
-        return self.denoiser(x_t, t, labels)
+        return self.denoiser(x_t, t, labels, *t_end)

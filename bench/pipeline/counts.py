@@ -171,15 +171,15 @@ class Passes:
 
 def count_passes(method: Method, process: Process, shape: tuple[int, int, int], phase: Phase) -> Passes:
     """Count what a method asks of its networks for a target, by asking it with networks that only count."""
-    counters = [CountingDenoiser(lambda x_t, t, labels=None: torch.zeros_like(x_t)) for _ in range(3)]
+    counters = [CountingDenoiser(lambda x_t, t, labels=None, *t_end: torch.zeros_like(x_t)) for _ in range(3)]
     teacher, self_teacher, frozen = counters
-    times = method.times(torch.full((2, 2), 0.5, dtype=torch.float64), phase, 0.0)
+    times = method.times(torch.full((2, method.draws), 0.5, dtype=torch.float64), phase, 0.0, process)
     x0 = torch.zeros(2, *shape)
     x_t = per_sample(process.sigma(times.t), x0) * torch.ones_like(x0)
     labels = torch.zeros(2, dtype=torch.int64)
     batch = Batch(x_t=x_t, times=times, labels=labels, x0=x0, noise=torch.ones_like(x0), process=process)
     with torch.no_grad():
-        method.target(batch, phase, Nets(teacher=teacher, self_teacher=self_teacher, frozen=frozen))
+        method.target(batch, phase, 0.0, Nets(teacher=teacher, self_teacher=self_teacher, frozen=frozen))
     return Passes(teacher.evaluations, self_teacher.evaluations, frozen.evaluations)
 
 

@@ -12,6 +12,7 @@ from tractbench.config.fields import MAX_BUDGET, RunConfig
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.denoiser import Denoiser, on_device
 from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Method
@@ -107,7 +108,7 @@ class Subject:
         def step() -> None:
             with torch.no_grad(), precision(self.config.precision, self.device):
                 one = in_precision(denoiser, self.config.precision, self.device)
-                sample_ode(one, self.process, noise, 1, labels, clip=self.config.clip_sample)
+                sample_ode(one, self.process, noise, Sampler.equal(1), labels, clip=self.config.clip_sample)
 
         return step
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
-from tractbench.method import Batch, Nets, Times
+from tractbench.method import Nets, Times
 from tractbench.pipeline.counts import Passes, count_passes
 from tractbench.pipeline.timing import Work
 from tractbench.training.distillation import LOG_EVERY, Distillation
@@ -36,7 +36,7 @@ class StepParts:
         self._losses = [torch.zeros((), device=run.device) for _ in range(LOG_EVERY)]
         self._replaced = torch.zeros((), dtype=torch.int64, device=run.device)
         x0 = self._batch.x_t.to(self._parameters[0].dtype)
-        self._ready: Denoiser = lambda x_t, t, labels=None: x0
+        self._ready: Denoiser = lambda x_t, t, labels=None, *t_end: x0
 
     def floor(self) -> Work:
         """Return the step's network passes alone: those of its target without gradient, one forward and backward."""
@@ -63,9 +63,7 @@ class StepParts:
         run = self.run
         works: dict[str, Work] = {
             "draw": lambda: run.batches.examples(run.batches.draw(run.step)),
-            "copy": lambda: run.batches.noisy(
-                self._examples, run.process, lambda u: run.method.times(u, self.phase, 0.0)
-            ),
+            "copy": lambda: run.batches.noisy(self._examples, run.process, self._times),
             "targets": self._target,
             "gradients": lambda: mend_gradients(run.config, self._parameters, self._replaced),
             "optimiser": self._optimise,
@@ -74,19 +72,14 @@ class StepParts:
         }
         return works
 
-    def _copy(self) -> Batch:
-        return self.run.batches.noisy(self._examples, self.run.process, self._times)
-
     def _times(self, u: Tensor) -> Times:
-        return self.run.method.times(u, self.phase, 0.0)
+        return self.run.method.times(u, self.phase, 0.0, self.run.process)
 
     @torch.no_grad()
     def _target(self) -> Tensor:
-        """Form target and distance with networks that answer at once."""
-        run = self.run
-        target = run.method.target(self._batch, self.phase, Nets(self._ready, self._ready, self._ready))
-        distance = run.method.distance(self._ready(self._batch.x_t, self._batch.times.t), target.x0.float())
-        return (target.weight.to(distance.dtype) * distance).mean()
+        """Form target and loss with networks that answer at once."""
+        nets = Nets(self._ready, self._ready, self._ready)
+        return self.run.method.objective(self._batch, self.phase, 0.0, nets, self._ready).mean()
 
     def _optimise(self) -> None:
         self.run.optimiser.step()

@@ -73,7 +73,7 @@ class Distillation:
             raise ValueError("a teacher must be frozen: teacher.requires_grad_(False).eval()")
         self.config, self.method, self.process, self.device = config, method, process, device
         self.group, self._micro_batch, self._compiling = group, micro_batch, compiling
-        self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device)
+        self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device, method.draws)
         self._new_network = new_network
         self._original = teacher
         self.plans = plan_phases(config, method.phases(config.schedule))
@@ -152,7 +152,7 @@ class Distillation:
         return self.batches.examples(draws if self._share else draws.first(1))
 
     def _noisy(self, examples: Examples, phase: Phase, progress: float) -> Batch:
-        return self.batches.noisy(examples, self.process, lambda u: self.method.times(u, phase, progress))
+        return self.batches.noisy(examples, self.process, lambda u: self.method.times(u, phase, progress, self.process))
 
     def train_step(self) -> None:
         """Take one optimiser step, starting its phase first if it is the phase's first.
@@ -187,13 +187,9 @@ class Distillation:
         total = torch.zeros((), device=self.device)
         for index, piece in enumerate(pieces):
             batch = self._noisy(piece, phase, progress)
-            with torch.no_grad():
-                target = self.method.target(batch, phase, self._nets())
             # the last pass alone sums gradients over the processes, those of the passes before it included
             denoise = self._last_pass if index == len(pieces) - 1 else self._student_pass
-            prediction = denoise(batch.x_t, batch.times.t, batch.labels)
-            distance = self.method.distance(prediction, target.x0.to(prediction.dtype))
-            summed = (target.weight.to(distance.dtype) * distance).sum()
+            summed = self.method.objective(batch, phase, progress, self._nets(), denoise).sum()
             loss = summed / self.config.batch if self._share else summed * 0
             # summing gradients over processes takes their mean, so each part counts as often as there are processes
             torch.autograd.backward(loss if self.group.size == 1 else loss * self.group.size)
@@ -307,13 +303,13 @@ class Distillation:
         return modules
 
 
-def _no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+def _no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
     raise TypeError("this method keeps no self-teacher; set self_teacher = True on its class")
 
 
 def _without_gradient(network: Denoiser) -> Denoiser:
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         with torch.no_grad():
-            return network(x_t, t, labels)
+            return network(x_t, t, labels, *t_end)
 
     return denoise
