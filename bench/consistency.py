@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -80,3 +83,23 @@ def regression(batch: Batch, nets: Nets, student: Denoiser) -> Tensor:
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
     error = student(batch.x_t, batch.times.t, batch.labels) - x0
     return weight * error.square().flatten(1).mean(1)
+
+
+def derivative_along(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, dx: Tensor, dt: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return a function's value at (x, t) and its derivative along (dx, dt), in one forward-mode pass.
+
+    Args:
+        function: of a state ``[B, C, H, W]`` and times ``[B]``.
+        x: the state.
+        t: the times.
+        dx: direction of the state, same shape.
+        dt: direction of the times, same shape.
+    """
+    with warnings.catch_warnings():  # torch's own first use of its derivatives' table
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=FutureWarning)
+        value: Tensor
+        slope: Tensor
+        value, slope = torch.func.jvp(function, (x, t), (dx, dt))
+    return value, slope

@@ -80,7 +80,7 @@ class CD(Method):
         return super().objective(batch, phase, progress, nets, student)
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the chosen distance ``[B]``; Pseudo-Huber is Song & Dhariwal 2023, eq. 8."""
+        """Return the chosen distance ``[B]``; Pseudo-Huber is Song & Dhariwal 2023, section 3.3."""
         if self.metric == "l2":
             return super().distance(prediction, target)
         return pseudo_huber(prediction - target, 0.00054 * target[0].numel() ** 0.5)

@@ -50,7 +50,7 @@ class ECT(Method):
         return "heun"
 
     def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
-        """Draw ln sigma_t ~ N(mean, std^2); t_next is the time of r = t (1 - n(t) / q^(a+1)), at least 0 (eq. 14)."""
+        """Draw ln sigma_t ~ N(mean, std^2); t_next is the time of r = t (1 - n(t) / q^(a+1)), at least 0 (section 3, mapping function)."""
         sigma = log_normal_levels(u[:, 0], self.noise_mean, self.noise_std, process.sigma_max)
         stage = int(progress * self.stages)
         n = 1 + self.k * torch.sigmoid(-self.b * sigma)
@@ -59,7 +59,7 @@ class ECT(Method):
         return Times(t=t, t_next=process.time(r), t_end=torch.zeros_like(t))
 
     def target(self, batch: Batch, phase: Phase, progress: float, nets: Nets) -> Target:
-        """Return f(x_r, r) of the student as it is, x0 where r = 0, with weight 1 / (t - r) (eq. 12)."""
+        """Return f(x_r, r) of the student as it is, x0 where r = 0, with weight 1 / (t - r) (algorithm 1)."""
         process, times = batch.process, batch.times
         clean = times.t_next == 0
         t_next = torch.where(clean, times.t, times.t_next)  # no network is asked at sigma = 0; those rows are replaced
@@ -68,7 +68,7 @@ class ECT(Method):
         return Target(f, 1 / (process.sigma(times.t) - process.sigma(times.t_next)))
 
     def objective(self, batch: Batch, phase: Phase, progress: float, nets: Nets, student: Denoiser) -> Tensor:
-        """Return the tuning loss ``[B]`` (eq. 12), or that of a phase which repeats its steps."""
+        """Return the tuning loss ``[B]``, or that of a phase which repeats its steps."""
         if phase.group == 1:
             return regression(batch, nets, student)
         return super().objective(batch, phase, progress, nets, student)

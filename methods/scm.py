@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tractbench.consistency import consistency_sampler, log_normal_levels, regression
+from tractbench.consistency import consistency_sampler, derivative_along, log_normal_levels, regression
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.preconditioning import SIGMA_DATA
 from tractbench.diffusion.processes import Process, per_sample
@@ -73,7 +73,7 @@ class SCM(Method):
         return Times(t=t, t_next=t, t_end=torch.zeros_like(t))
 
     def objective(self, batch: Batch, phase: Phase, progress: float, nets: Nets, student: Denoiser) -> Tensor:
-        """Return exp(u) |F - F- - g|^2 / D - u, ``[B]`` (algorithm 1, line 14), or a repeating phase's loss."""
+        """Return exp(u) |F - F- - g|^2 / D - u, ``[B]`` (eq. 8), or a repeating phase's loss."""
         if phase.group == 1:
             return regression(batch, nets, student)
         warmed = min(1.0, progress / self.warmup_share) if self.warmup_share else 1.0
@@ -95,7 +95,7 @@ class SCM(Method):
     def tangent_of(self, batch: Batch, nets: Nets, warmed: float) -> tuple[Tensor, Tensor]:
         """Return F- and g = cos(t) df-/dt, whose terms without cos^2(t) count by ``warmed``, before it is limited.
 
-        g = -cos^2(t) (sd F- - dx/dt) - w cos(t) sin(t) (x + sd dF-/dt) (algorithm 1, lines 8 to 11). The derivative of
+        g = -cos^2(t) (sd F- - dx/dt) - w cos(t) sin(t) (x + sd dF-/dt) (eq. 6, section 4.1). The derivative of
         F- comes times cos(t) sin(t) at once, as its direction is scaled so: nothing grows towards t = pi / 2.
         """
         process, labels = batch.process, batch.labels
@@ -106,8 +106,8 @@ class SCM(Method):
             velocity = SIGMA_DATA * raw_output(x, angle, nets.teacher(batch.x_t, batch.times.t, labels))
         else:
             velocity = cos * SIGMA_DATA * batch.noise - sin * batch.x0
-        frozen, slope = torch.func.jvp(
-            in_trigflow(nets.frozen, process, labels), (x, angle), (cos * sin * velocity, torch.cos(angle) * angle.sin())
+        frozen, slope = derivative_along(
+            in_trigflow(nets.frozen, process, labels), x, angle, cos * sin * velocity, angle.cos() * angle.sin()
         )
         g = -(cos**2) * (SIGMA_DATA * frozen - velocity) - warmed * (cos * sin * x + SIGMA_DATA * slope)
         return frozen, g
