@@ -56,6 +56,11 @@ class Subject:
         denoiser = new_denoiser(self.preset, self.process, generator("synthetic", "teacher"))
         return denoiser.requires_grad_(False).eval().to(self.device)
 
+    def student(self) -> Denoiser:
+        """Return a student of that teacher, or the closed form in its place."""
+        network = self.network()
+        return self.method.parameterise(network, self.process) if isinstance(network, nn.Module) else network
+
     def images(self) -> Tensor:
         """Return random images as the data set keeps them, points of the true distribution where there is one."""
         if self.dataset.distribution is not None:

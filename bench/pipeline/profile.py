@@ -75,7 +75,7 @@ def make_profile(
     preset = dataset.network(network, config.process) if network else teacher_preset(config, dataset)
     subject = Subject(config, method, dataset, process, preset, device)
     counts, peak = count(preset), matrix_peak(device, config.precision)
-    denoiser = subject.network()
+    denoiser = subject.student()
     train, step = None, None
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()

@@ -242,12 +242,12 @@ def new_network(config: RunConfig, dataset: Dataset, teacher: Teacher, name: str
 
 
 def final_network(config: RunConfig, method: Method, dataset: Dataset, teacher: Teacher) -> nn.Module:
-    """Return a denoiser of the architecture that the last phase ends with, to load a student's weights into."""
+    """Return a student as the last phase ends with, to load weights into."""
     name = plan_phases(config, method.phases(config.schedule))[-1].network
     denoiser = teacher.denoiser
-    if name is None and isinstance(denoiser, nn.Module):
-        return copy.deepcopy(denoiser)
-    return new_network(config, dataset, teacher, name or "").requires_grad_(False).eval()
+    copied = name is None and isinstance(denoiser, nn.Module)
+    network = copy.deepcopy(denoiser) if copied else new_network(config, dataset, teacher, name or "")
+    return method.parameterise(network, teacher.process).requires_grad_(False).eval()
 
 
 def count_parameters(denoiser: Denoiser) -> int:

@@ -129,6 +129,12 @@ class Batches:
         """The blocks of a batch; the last one may be cut."""
         return range(-(-self.size // BLOCK))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
     def share(self, rank: int, size: int) -> range:
         """Return the blocks that a rank draws: none, if there are fewer blocks than processes."""
         return share(len(self.blocks), rank, size)
@@ -136,9 +142,8 @@ class Batches:
     def draw(self, step: int, blocks: range | None = None) -> Draws:
         """Draw a step's examples, or those of some of its consecutive blocks."""
         blocks = self.blocks if blocks is None else blocks
-        shape = tuple(self.images.shape[1:])
         drawn = draw_blocks(
-            self.seed, step, blocks, images=len(self.images), shape=shape, flips=self.flips, uniforms=self.draws
+            self.seed, step, blocks, images=len(self.images), shape=self.shape, flips=self.flips, uniforms=self.draws
         )
         return drawn.first(self.size - BLOCK * blocks.start)
 
