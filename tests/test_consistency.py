@@ -98,8 +98,7 @@ def test_log_normal_levels_have_the_quantiles_of_their_distribution():
     sigma = log_normal_levels(u, -1.0, 1.4, 80.0)
     torch.testing.assert_close(sigma[1:4].log(), torch.tensor([-2.4, -1.0, 0.4], dtype=torch.float64), atol=1e-9, rtol=0)
     assert 0 < float(sigma[0]) < 1e-4
-    assert float(sigma[4]) == pytest.approx(math.exp(-1 + 1.4 * 5.199337582))
-    assert float(log_normal_levels(u[4:], 4.0, 1.4, 80.0)) == 80.0
+    assert float(sigma[4]) == 80.0  # not the 533 of its quantile
 
 
 def test_levels_of_several_evaluations_are_geometric_around_the_middle():
