@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def log_normal_levels(u: Tensor, mean: float, std: float, largest: float) -> Ten
 
 
 def pseudo_huber(difference: Tensor, c: float) -> Tensor:
-    """Return sqrt(|d|^2 + c^2) - c of each example, ``[B]`` (Song & Dhariwal 2023, section 3.3); its L2 norm at c = 0."""
+    """Return sqrt(|d|^2 + c^2) - c, ``[B]`` (Song & Dhariwal 2023, section 3.3); that is the L2 norm at c = 0."""
     return (difference.square().flatten(1).sum(1) + c**2).clamp(min=TINY).sqrt() - c
 
 
@@ -62,7 +63,7 @@ def consistency_sampler(process: Process, nfe: int, levels: tuple[float, ...], m
     elif len(levels) != nfe - 1:
         raise ConfigError(f"levels {_join(levels)}: nfe {nfe} takes {nfe - 1} of them; give as many or leave them out")
     bounds = (process.sigma_max, *levels, 0.0)
-    if any(before <= after for before, after in zip(bounds, bounds[1:], strict=False)):
+    if any(before <= after for before, after in pairwise(bounds)):
         raise ConfigError(f"levels {_join(levels)}: they fall from below {process.sigma_max:g} to above 0")
     times = process.time(torch.tensor(levels, dtype=torch.float64)).tolist()
     return Sampler(times=(1.0, *times, 0.0), noise=(0.0,) * len(times))
@@ -75,8 +76,8 @@ def _join(levels: tuple[float, ...]) -> str:
 def regression(batch: Batch, nets: Nets, student: Denoiser) -> Tensor:
     """Return the loss ``[B]`` of a phase that repeats its steps: the student learns the teacher's x0 as it is.
 
-    The weight is EDM's, (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, over the mean of the pixels (Karras et al. 2022,
-    table 1): later phases take this student's slopes at every noise level.
+    The weight is EDM's, (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, over the mean of the pixels (Karras et al.
+    2022, table 1): later phases take this student's slopes at every noise level.
     """
     x0 = nets.teacher(batch.x_t, batch.times.t, batch.labels)
     sigma = batch.process.sigma(batch.times.t)

@@ -50,7 +50,7 @@ class ECT(Method):
         return "heun"
 
     def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
-        """Draw ln sigma_t ~ N(mean, std^2); t_next is the time of r = t (1 - n(t) / q^(a+1)), at least 0 (section 3, mapping function)."""
+        """Draw ln sigma_t ~ N(mean, std^2); t_next is the time of r = t (1 - n(t) / q^(a+1)), or 0 below it."""
         sigma = log_normal_levels(u[:, 0], self.noise_mean, self.noise_std, process.sigma_max)
         stage = int(progress * self.stages)
         n = 1 + self.k * torch.sigmoid(-self.b * sigma)

@@ -25,7 +25,9 @@ class MSCD(Method):
         0.5, ge=0, le=1, description="share of a phase over which they grow, geometrically, to the schedule's entry"
     )
     adjustment: float = Field(
-        0.0, ge=0, description="eta of adjusted DDIM: the share of the teacher's squared error that its step makes up for"
+        0.0,
+        ge=0,
+        description="eta of adjusted DDIM: share of the teacher's squared error that its step makes up for",
     )
     clip_target: bool = Field(False, description="clip x0 of teacher and student to [-1, 1] while building targets")
     loss_weight: Literal["v", "truncated_snr", "snr", "uniform"] = Field(
@@ -73,8 +75,7 @@ class MSCD(Method):
 def adjusted(batch: Batch, x0: Tensor, z_s: Tensor, eta: float) -> Tensor:
     """Return a DDIM step's end with the variance that averaging over x0 loses (aDDIM, section 3.3).
 
-    The step moves x0 by alpha_s - alpha_t sigma_s / sigma_t, k for short; so the squared norm of its noise, sigma_s eps^,
-    grows by k^2 eta |x - x0|^2, x being the clean image that z_t was made from.
+    The step moves x0 by k = alpha_s - alpha_t sigma_s / sigma_t; so the squared norm of its noise, sigma_s eps^, grows by k^2 eta |x - x0|^2, x being the clean image that z_t was made from.
 
     Args:
         batch: the examples.
@@ -83,7 +84,7 @@ def adjusted(batch: Batch, x0: Tensor, z_s: Tensor, eta: float) -> Tensor:
         eta: the share of the squared error.
     """
     process, t, s = batch.process, batch.times.t, batch.times.t_next
-    sigma_t, sigma_s, cross = process.scales(t, s)
+    sigma_t, _, cross = process.scales(t, s)
     noise = z_s - per_sample(process.alpha(s), z_s) * x0  # sigma_s eps^
     lost = eta * (cross / sigma_t) ** 2 * (batch.x0 - x0).square().flatten(1).sum(1)
     growth = (1 + lost / noise.square().flatten(1).sum(1)).sqrt()

@@ -80,10 +80,8 @@ class SCM(Method):
         angle = torch.atan(batch.process.sigma(batch.times.t) / SIGMA_DATA)
         with torch.no_grad():
             frozen, g = self.tangent_of(batch, nets, warmed)
-            if self.tangent == "normalise":
-                g = g / (per_sample(g.flatten(1).norm(dim=1), g) + 0.1)
-            else:
-                g = g.clamp(-1, 1)
+            norm = per_sample(g.flatten(1).norm(dim=1), g)
+            g = g / (norm + 0.1) if self.tangent == "normalise" else g.clamp(-1, 1)  # section 4.2
         x = per_sample(torch.cos(angle), batch.x_t) * batch.x_t
         raw = raw_output(x, angle, student(batch.x_t, batch.times.t, batch.labels))
         error = (raw - frozen - g).square().flatten(1).mean(1)

@@ -35,6 +35,7 @@ def exact_denoiser(process):
 
 def solution(process, x, t, s):
     """Where the ODE leads from x at t to s: each axis shrinks with the marginal standard deviation."""
+
     def deviation(time):
         return (process.alpha(time)[:, None] ** 2 * VALUES + process.sigma(time)[:, None] ** 2).sqrt()
 
@@ -96,7 +97,9 @@ def order(error, steps):
 def test_log_normal_levels_have_the_quantiles_of_their_distribution():
     u = torch.tensor([0.0, 0.15865525393145707, 0.5, 0.8413447460685429, 0.9999999], dtype=torch.float64)
     sigma = log_normal_levels(u, -1.0, 1.4, 80.0)
-    torch.testing.assert_close(sigma[1:4].log(), torch.tensor([-2.4, -1.0, 0.4], dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        sigma[1:4].log(), torch.tensor([-2.4, -1.0, 0.4], dtype=torch.float64), atol=1e-9, rtol=0
+    )
     assert 0 < float(sigma[0]) < 1e-4
     assert float(sigma[4]) == 80.0  # not the 533 of its quantile
 
@@ -117,7 +120,9 @@ def test_the_middle_of_two_evaluations(method, middle):
     assert float(VE40.sigma(torch.tensor(time, dtype=torch.float64))) == pytest.approx(middle)
 
 
-@pytest.mark.parametrize(("levels", "complaint"), [((1.0,), "nfe 3 takes 2"), ((1.0, 2.0), "fall"), ((90.0, 1.0), "fall")])
+@pytest.mark.parametrize(
+    ("levels", "complaint"), [((1.0,), "nfe 3 takes 2"), ((1.0, 2.0), "fall"), ((90.0, 1.0), "fall")]
+)
 def test_levels_that_make_no_sampler_are_refused(levels, complaint):
     with pytest.raises(ConfigError, match=complaint):
         consistency_sampler(VE40, 3, levels, 0.4)
@@ -188,7 +193,9 @@ def test_cd_is_one_phase_of_tract_edm_but_for_boundary_metric_and_average(step, 
 
 def tiny_network(seed=0):
     net = build_network(
-        "mlp", {"channels": 3, "size": 1, "width": 16, "blocks": 1, "embedding": 8, "c_noise": 1}, generator("tiny", seed)
+        "mlp",
+        {"channels": 3, "size": 1, "width": 16, "blocks": 1, "embedding": 8, "c_noise": 1},
+        generator("tiny", seed),
     ).double()
     with torch.no_grad():
         for parameter in net.parameters():  # branches start at zero, and would hide what passes through them
@@ -229,7 +236,9 @@ def test_mscd_with_a_self_teacher_on_a_fixed_grid_is_tract(phase):
     batch = random_batch(VP_, group_times(uniforms(64), phase))
     student = exact_jump(VP_, lambda t: (torch.ceil(t * phase.end) - 1).clamp(min=0) / phase.end)
     mscd = MSCD(loss_weight="snr").target(batch, phase, 0.5, Nets(exact_denoiser(VP_), unused, student))
-    tract = TRACT(clip_target=False, loss_weight="snr").target(batch, phase, 0.5, Nets(exact_denoiser(VP_), student, unused))
+    tract = TRACT(clip_target=False, loss_weight="snr").target(
+        batch, phase, 0.5, Nets(exact_denoiser(VP_), student, unused)
+    )
     assert torch.equal(mscd.x0, tract.x0)
     assert torch.equal(mscd.weight, tract.weight)
 

@@ -96,9 +96,7 @@ class SigmaDenoiser(nn.Module):
         self.process = process
         self.scheme = scheme or EDM()
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, extra: Tensor | None = None) -> Tensor:
         """Return x0 in the network's dtype; ``extra`` ``[B, E]`` is for the network's embedding of the noise level."""
         dtype = next(self.net.parameters()).dtype
         c = self.scheme.coefficients(self.process.sigma(t).to(dtype))

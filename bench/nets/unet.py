@@ -262,7 +262,7 @@ def _in_forward_mode(tensor: Tensor) -> bool:
 
 
 def _composed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v: the fused kernels have no forward-mode derivative; values agree to rounding."""
+    """Return softmax(q k^T / sqrt(d)) v, for forward mode, which fused kernels lack; values agree to rounding."""
     weights = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)
     return weights @ v
 

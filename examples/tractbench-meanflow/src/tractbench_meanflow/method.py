@@ -1,7 +1,7 @@
 """MeanFlow (Geng et al. 2025, arXiv 2505.13447): a network of mean velocities, learnt from their own derivative.
 
-The linear path z = (1 - tau) x0 + tau e is the variance-exploding one in other coordinates: tau = sigma / (1 + sigma) and
-z = x / (1 + sigma). The student keeps to tractbench's contract and predicts x0; its mean velocity over a jump is
+The linear path z = (1 - tau) x0 + tau e is the variance-exploding one in other coordinates: tau = sigma / (1 + sigma)
+and z = x / (1 + sigma). The student keeps to tractbench's contract and predicts x0; its mean velocity over a jump is
 u = (z - x0) / tau, so that z_r = z - (tau - r) u is DDIM's step with that x0. Sampling starts at sigma_max instead of
 tau = 1, where the path would have no signal at all.
 """
@@ -14,13 +14,13 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+
 from tractbench.consistency import derivative_along, regression, standard_normal
 from tractbench.diffusion.denoiser import Denoiser, SigmaDenoiser
 from tractbench.diffusion.processes import Process, per_sample
 from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import ConfigError
 from tractbench.method import Batch, Method, Nets, Phase, Schedule, Times
-
 from tractbench_meanflow.network import TwoTimeDenoiser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
 from tractbench.diffusion.denoiser import SigmaDenoiser
 from tractbench.diffusion.processes import Process
 from tractbench.nets.embedding import embedding_width, sinusoidal
@@ -15,8 +16,8 @@ FASTEST = 100.0
 class TwoTimeDenoiser(nn.Module):
     """D(x_t, t, s): the x0 with which one DDIM step leads from t to s.
 
-    The end of the jump is embedded as the linear path's time and added to the network's embedding of the noise level. The
-    last layer starts at zero, so that at first the end does not matter and D is the teacher's: the best guess there is.
+    The end of the jump is embedded as the linear path's time and added to the network's embedding of the noise level.
+    The last layer starts at zero, so that at first the end does not matter and D is the teacher's: the best guess there is.
 
     Args:
         denoiser: a preconditioned network.
