@@ -75,7 +75,8 @@ class MSCD(Method):
 def adjusted(batch: Batch, x0: Tensor, z_s: Tensor, eta: float) -> Tensor:
     """Return a DDIM step's end with the variance that averaging over x0 loses (aDDIM, section 3.3).
 
-    The step moves x0 by k = alpha_s - alpha_t sigma_s / sigma_t; so the squared norm of its noise, sigma_s eps^, grows by k^2 eta |x - x0|^2, x being the clean image that z_t was made from.
+    The step moves x0 by k = alpha_s - alpha_t sigma_s / sigma_t; so the squared norm of its noise, sigma_s eps^, grows
+    by k^2 eta |x - x0|^2, x being the clean image that z_t was made from.
 
     Args:
         batch: the examples.

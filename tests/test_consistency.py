@@ -223,10 +223,12 @@ def test_mscd_draws_times_in_segments_and_steps_that_grow_geometrically():
     method, u = MSCD(growth=0.5), uniforms(64)
     for progress, steps in ((0.0, 64), (0.25, 256), (0.5, 1024), (0.9, 1024)):
         times = method.times(u, Phase(1024, 4), progress, VP_)
-        assert bool((times.t > 0).all()) and bool((times.t <= 1).all())
+        assert bool((times.t > 0).all())
+        assert bool((times.t <= 1).all())
         segment = times.t_end * 4
         assert torch.equal(segment, segment.round())
-        assert bool(((times.t - times.t_end) <= 0.25).all()) and bool((times.t_end < times.t).all())
+        assert bool((times.t - times.t_end <= 0.25).all())
+        assert bool((times.t_end < times.t).all())
         torch.testing.assert_close(times.t_next, torch.maximum(times.t - 1 / steps, times.t_end), rtol=0, atol=1e-12)
     assert float(method.times(torch.zeros((1, 2), dtype=torch.float64), Phase(1024, 4), 0.0, VP_).t) == 1.0
 
