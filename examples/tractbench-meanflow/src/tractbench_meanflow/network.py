@@ -17,7 +17,7 @@ class TwoTimeDenoiser(nn.Module):
     """D(x_t, t, s): the x0 with which one DDIM step leads from t to s.
 
     The end of the jump is embedded as the linear path's time and added to the network's embedding of the noise level.
-    The last layer starts at zero, so that at first the end does not matter and D is the teacher's, the best first guess.
+    The last layer starts at zero, so that at first the end does not matter and D is the teacher's.
 
     Args:
         denoiser: a preconditioned network.
