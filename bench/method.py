@@ -80,7 +80,8 @@ class Nets:
     """What a loss may be built from; calling a denoiser records no gradient.
 
     Attributes:
-        teacher: the phase's teacher.
+        teacher: the phase's teacher; of a method with ``two_times`` it may be told where a jump ends like its students,
+            although the first phase's does not use it.
         self_teacher: the bias-corrected moving average of the student.
         frozen: the student as it is at this step. ``torch.func.jvp`` goes through it. It computes what the student
             does: no network here has dropout, so there are no masks to share.

@@ -128,7 +128,7 @@ class Distillation:
 
     def _set_teacher(self, teacher: Denoiser) -> None:
         self.teacher = teacher
-        self._teacher_pass = self._calls.frozen(teacher)
+        self._teacher_pass = self._calls.frozen(teacher, told=teacher is not self._original)
 
     def _set_student(self, network: nn.Module) -> None:
         """Start from a network: fresh averages, a fresh optimiser, and the method's modules as they begin."""

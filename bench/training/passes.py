@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +18,9 @@ from tractbench.training.numerics import Precision, in_precision
 from tractbench.training.parallel import Group
 
 T = TypeVar("T")
+
+# PyTorch scripts its rules of forward mode when they are first used; nobody can act on it
+warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,11 @@ class Passes:
     compiling: bool
     group: Group
 
-    def frozen(self, denoiser: Denoiser) -> Denoiser:
-        """Return a denoiser that records no gradient."""
+    def frozen(self, denoiser: Denoiser, told: bool = True) -> Denoiser:
+        """Return a denoiser that records no gradient; one that is not ``told`` where jumps end may be called so too."""
         fast = compiled(denoiser) if self.compiling and isinstance(denoiser, nn.Module) else denoiser
-        return self._frozen(denoiser, fast)
+        inner = self._frozen(denoiser, fast)
+        return inner if told else lambda x_t, t, labels=None, *t_end: inner(x_t, t, labels)
 
     def student(self, network: nn.Module) -> StudentPasses:
         """Return the passes of the network being trained."""
