@@ -22,7 +22,8 @@ TINY = 1e-30
 
 def standard_normal(u: Tensor) -> Tensor:
     """Return the standard normal quantiles of uniforms in [0, 1), finite at 0 too."""
-    return torch.special.ndtri(u.clamp(min=2.0**-54))
+    quantiles: Tensor = torch.special.ndtri(u.clamp(min=2.0**-54))
+    return quantiles
 
 
 def log_normal_levels(u: Tensor, mean: float, std: float, largest: float) -> Tensor:
@@ -100,7 +101,5 @@ def derivative_along(
     """
     with warnings.catch_warnings():  # torch's own first use of its derivatives' table
         warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=FutureWarning)
-        value: Tensor
-        slope: Tensor
-        value, slope = torch.func.jvp(function, (x, t), (dx, dt))
-    return value, slope
+        found = torch.func.jvp(function, (x, t), (dx, dt))
+    return found[0], found[1]

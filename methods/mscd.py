@@ -30,8 +30,9 @@ class MSCD(Method):
         description="eta of adjusted DDIM: share of the teacher's squared error that its step makes up for",
     )
     clip_target: bool = Field(False, description="clip x0 of teacher and student to [-1, 1] while building targets")
-    loss_weight: Literal["v", "truncated_snr", "snr", "uniform"] = Field(
-        "v", description="weight of the x0 loss: SNR + 1, max(SNR, 1), SNR or 1"
+    loss_weight: Literal["v", "v_norm", "truncated_snr", "snr", "uniform"] = Field(
+        "v_norm",
+        description="weight of the x0 loss: SNR + 1 (the paper's), its square root, max(SNR, 1), SNR or 1",
     )
 
     def default_schedule(self, nfe: int) -> Schedule:
@@ -51,11 +52,7 @@ class MSCD(Method):
         """Return the x0 for which one DDIM step from z_t lands where teacher and student do (algorithm 1)."""
         process, z_t, times, labels = batch.process, batch.x_t, batch.times, batch.labels
         limit = 1.0 if self.clip_target else float("inf")
-        weight = (
-            1 + torch.exp(process.log_snr(times.t))
-            if self.loss_weight == "v"
-            else loss_weight(process, times.t, self.loss_weight)
-        )
+        weight = self.weight(process, times.t)
         x0 = nets.teacher(z_t, times.t, labels).clamp(-limit, limit)
         if phase.group == 1:
             return Target(x0, weight)
@@ -66,6 +63,13 @@ class MSCD(Method):
         z_jump = ddim_step(process, z_s, x_s, times.t_next, times.t_end)
         z_end = torch.where(per_sample(times.t_next == times.t_end, z_t), z_s, z_jump)
         return Target(ddim_inverse(process, z_t, z_end, times.t, times.t_end), weight)
+
+    def weight(self, process: Process, t: Tensor) -> Tensor:
+        """Return the loss weight ``[B]``; |v - v'| is |x - x'| times ``v_norm``, and the distance is not squared."""
+        if self.loss_weight in ("v", "v_norm"):
+            v = 1 + torch.exp(process.log_snr(t))
+            return v if self.loss_weight == "v" else v.sqrt()
+        return loss_weight(process, t, self.loss_weight)
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return sqrt(|d|^2 / D + 1e-8), ``[B]`` (section 3.2)."""

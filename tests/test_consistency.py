@@ -261,11 +261,11 @@ def test_mscd_s_target_of_an_exact_student_is_exact_to_second_order():
 def test_mscd_s_weight_is_that_of_v_and_its_distance_a_huber_loss():
     times = at((0.25, 0.125, 0.0))
     batch = random_batch(VP_, times)
-    target = MSCD().target(batch, Phase(8, 1), 0.0, Nets(exact_denoiser(VP_), unused, exact_jump(VP_)))
-    alpha, sigma = float(VP_.alpha(times.t)), float(VP_.sigma(times.t))
-    # v = (alpha eps - sigma x), so |v - v'| = |x - x'| / sigma for the same z_t
-    assert float(target.weight) == pytest.approx(1 / sigma**2)
-    assert alpha**2 + sigma**2 == pytest.approx(1)
+    nets, sigma = Nets(exact_denoiser(VP_), unused, exact_jump(VP_)), float(VP_.sigma(times.t))
+    # v = alpha eps - sigma x, so |v - v'| = |x - x'| / sigma for the same z_t
+    for kind, expected in (("v", sigma**-2), ("v_norm", 1 / sigma), ("uniform", 1.0)):
+        target = MSCD(loss_weight=kind).target(batch, Phase(8, 1), 0.0, nets)
+        assert float(target.weight) == pytest.approx(expected)
     a, b = torch.zeros((2, 4), dtype=torch.float64), torch.tensor([[1.0, 1, -1, 1], [0, 0, 0, 0]], dtype=torch.float64)
     assert MSCD().distance(a, b).tolist() == pytest.approx([math.sqrt(1 + 1e-8), 1e-4])
 

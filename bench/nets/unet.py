@@ -258,7 +258,9 @@ def attend(qkv: Tensor, heads: int, interleaved: bool) -> Tensor:
 
 def _in_forward_mode(tensor: Tensor) -> bool:
     """Whether a tensor carries a forward-mode derivative; compiled passes, which know none, need not ask."""
-    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _composed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
