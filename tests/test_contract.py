@@ -172,14 +172,26 @@ def test_micro_batches_and_shares_of_the_batch_have_the_gradient_of_the_whole():
     for run in (whole, micro, *parts):
         run.optimiser.zero_grad()
         run._backward(run._examples(0), run.plan.phase, 0.0)
-        gradients.append([p.grad.clone() for p in (*run.student.parameters(), *run.modules.parameters())])
+        student, modules = ([p.grad.clone() for p in one.parameters()] for one in (run.student, run.modules))
+        # a replica would leave the mean of the shares' gradients; what is no part of one is divided already
+        gradients.append([g / (4 if run in parts else 1) for g in student] + modules)
     for expected, small, *shares in zip(*gradients, strict=True):
         torch.testing.assert_close(small, expected, rtol=1e-4, atol=1e-5)
-        # a replica leaves the mean of the shares' gradients; what is no part of one has been divided already
-        total = sum(shares)
-        assert torch.allclose(total / 4, expected, rtol=1e-4, atol=1e-5) or torch.allclose(
-            total, expected, rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(sum(shares), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_outside_a_replica_become_the_mean_over_the_processes():
+    class Alike(Group):
+        def sum_(self, tensors):
+            for tensor in tensors:
+                tensor *= self.size
+
+    parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+    parameters[0].grad = torch.tensor([1.0, -2.0])
+    for group in (ALONE, Alike("cpu", 1, 3)):
+        group.average_gradients(parameters)
+        assert torch.equal(parameters[0].grad, torch.tensor([1.0, -2.0]))
+        assert parameters[1].grad is None
 
 
 def test_a_students_weights_are_loaded_into_what_parameterise_makes():

@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 Mode = Literal["none", "up", "down"]
@@ -252,21 +251,8 @@ def attend(qkv: Tensor, heads: int, interleaved: bool) -> Tensor:
     else:
         parts = qkv.reshape(batch, heads, 3, -1, pixels).permute(2, 0, 1, 4, 3)
     q, k, v = parts.contiguous()  # each [B, heads, H W, C / heads], as the fused kernels want them
-    out = _composed_attention(q, k, v) if _in_forward_mode(q) else functional.scaled_dot_product_attention(q, k, v)
+    out = functional.scaled_dot_product_attention(q, k, v)
     return out.transpose(2, 3).reshape(batch, -1, height, width)
-
-
-def _in_forward_mode(tensor: Tensor) -> bool:
-    """Whether a tensor carries a forward-mode derivative; compiled passes, which know none, need not ask."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
-
-
-def _composed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v, for forward mode, which fused kernels lack; values agree to rounding."""
-    weights = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)
-    return weights @ v
 
 
 def attention(layers: Attention, x: Tensor, style: Style) -> Tensor:

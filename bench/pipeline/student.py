@@ -245,8 +245,10 @@ def final_network(config: RunConfig, method: Method, dataset: Dataset, teacher: 
     """Return a student as the last phase ends with, to load weights into."""
     name = plan_phases(config, method.phases(config.schedule))[-1].network
     denoiser = teacher.denoiser
-    copied = name is None and isinstance(denoiser, nn.Module)
-    network = copy.deepcopy(denoiser) if copied else new_network(config, dataset, teacher, name or "")
+    if name is None and isinstance(denoiser, nn.Module):
+        network = copy.deepcopy(denoiser)
+    else:
+        network = new_network(config, dataset, teacher, name or "")
     return method.parameterise(network, teacher.process).requires_grad_(False).eval()
 
 

@@ -17,7 +17,7 @@ from tractbench.method import Batch, Method, Nets, Phase
 from tractbench.training.ahead import Ahead
 from tractbench.training.batches import Batches, Examples
 from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
-from tractbench.training.modules import average_gradients, new_modules
+from tractbench.training.modules import new_modules
 from tractbench.training.numerics import precision
 from tractbench.training.optimiser import learning_rate, mend_gradients, new_optimiser
 from tractbench.training.parallel import ALONE, Group
@@ -74,7 +74,8 @@ class Distillation:
             raise ValueError("a teacher must be frozen: teacher.requires_grad_(False).eval()")
         self.config, self.method, self.process, self.device = config, method, process, device
         self.group, self._micro_batch = group, micro_batch
-        self._calls = Passes(config.precision, device, compiling, group)
+        # gradients summed over several passes are averaged after the last one: a replica counts on a single pass
+        self._calls = Passes(config.precision, device, compiling, group if micro_batch is None else ALONE)
         self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device, method.draws)
         self._new_network = new_network
         self._original = teacher
@@ -190,14 +191,14 @@ class Distillation:
         """Leave the gradient of the global batch's loss, and return this process's part of that loss."""
         nets = Nets(self._teacher_pass, self._self_teacher_pass, self._passes.frozen, dict(self.modules.items()))
         total = torch.zeros((), device=self.device)
-        for piece, student in self._passes.over(list(examples.split(self._micro_batch or len(examples.x0)))):
+        for piece in examples.split(self._micro_batch or len(examples.x0)):
             batch = self._noisy(piece, phase, progress)
-            summed = self.method.objective(batch, phase, progress, nets, student).sum()
+            summed = self.method.objective(batch, phase, progress, nets, self._passes.recording).sum()
             loss = summed / self.config.batch if self._share else summed * 0
-            # summing gradients over processes takes their mean, so each part counts as often as there are processes
+            # the processes take the mean of their gradients, so each part counts as often as there are processes
             torch.autograd.backward(loss if self.group.size == 1 else loss * self.group.size)
             total = total + loss.detach()
-        average_gradients(self.modules, self.group)
+        self.group.average_gradients(self.modules.parameters() if self._micro_batch is None else self.trained)
         return total
 
     def _start_phase(self, plan: PhasePlan) -> None:

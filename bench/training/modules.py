@@ -7,7 +7,6 @@ from torch import nn
 from tractbench.method import Method
 from tractbench.nets.build import Initialised
 from tractbench.seeds import generator
-from tractbench.training.parallel import Group
 
 
 def new_modules(method: Method, shape: tuple[int, int, int], seed: int) -> nn.ModuleDict:
@@ -23,12 +22,3 @@ def new_modules(method: Method, shape: tuple[int, int, int], seed: int) -> nn.Mo
         if isinstance(module, Initialised):
             module.initialise(generator("module", seed, name))
     return modules.requires_grad_(True).train()
-
-
-def average_gradients(modules: nn.ModuleDict, group: Group) -> None:
-    """Replace the gradients of modules, which no replica of the student holds, by their mean over the processes."""
-    if group.size > 1:
-        gradients = [p.grad for p in modules.parameters() if p.grad is not None]
-        group.sum_(gradients)
-        for gradient in gradients:
-            gradient /= group.size

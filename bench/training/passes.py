@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +15,6 @@ from tractbench.training.compiling import compiled
 from tractbench.training.numerics import Precision, in_precision
 from tractbench.training.parallel import Group
 
-T = TypeVar("T")
-
 # PyTorch scripts its rules of forward mode when they are first used; nobody can act on it
 warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
 
@@ -28,19 +24,12 @@ class StudentPasses:
     """The passes of the network being trained.
 
     Attributes:
-        own: records gradients, of this process alone.
-        shared: the same, whose backward pass leaves the mean of all processes' gradients, those before it included.
+        recording: records gradients.
         frozen: records none.
     """
 
-    own: Denoiser
-    shared: Denoiser
+    recording: Denoiser
     frozen: Denoiser
-
-    def over(self, pieces: Sequence[T]) -> Iterator[tuple[T, Denoiser]]:
-        """Yield each piece of a batch with the pass that it takes: the last one alone is shared."""
-        for index, piece in enumerate(pieces):
-            yield piece, self.shared if index == len(pieces) - 1 else self.own
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,8 @@ class Passes:
         precision: arithmetic of the passes.
         device: where they run.
         compiling: compile them.
-        group: the processes that share out each batch.
+        group: the processes among which the student's passes leave the mean of gradients; one alone if that is done
+            after them.
     """
 
     precision: Precision
@@ -68,7 +58,7 @@ class Passes:
     def student(self, network: nn.Module) -> StudentPasses:
         """Return the passes of the network being trained."""
         own = compiled(network) if self.compiling else network
-        return StudentPasses(self._precise(own), self._precise(self.group.replicated(own)), self._frozen(network, own))
+        return StudentPasses(self._precise(self.group.replicated(own)), self._frozen(network, own))
 
     def _precise(self, denoiser: Denoiser) -> Denoiser:
         return in_precision(denoiser, self.precision, self.device)
@@ -88,7 +78,8 @@ class Passes:
 
 def forward_mode(*arguments: Tensor) -> bool:
     """Whether ``torch.func.jvp`` differentiates by one of the arguments."""
-    return any(unpack_dual(argument).tangent is not None for argument in arguments)
+    duals = [unpack_dual(argument) for argument in arguments]  # type: ignore[no-untyped-call]  # PyTorch's own
+    return any(dual.tangent is not None for dual in duals)
 
 
 def no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
