@@ -26,7 +26,12 @@ class CD(Method):
     processes: ClassVar[tuple[str, ...]] = ("ve",)
     self_teacher: ClassVar[bool] = True
     any_nfe: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, object]] = {"mu_s": 0.0, "gradients": "replace_nonfinite", "optimiser": "radam"}
+    defaults: ClassVar[Mapping[str, object]] = {
+        "mu_s": 0.0,
+        "gradients": "replace_nonfinite",
+        "optimiser": "radam",
+        "lr": 1e-3,
+    }
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
 
     metric: Literal["l2", "pseudo_huber"] = Field(

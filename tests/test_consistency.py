@@ -451,9 +451,7 @@ def test_derivatives_along_a_direction_pass_through_every_network(name, argument
     x, dx = (torch.randn((2, 1, 8, 8), dtype=torch.float64, generator=generator(n)) for n in ("x", "dx"))
     noise, dnoise = torch.tensor([-0.3, 0.2], dtype=torch.float64), torch.tensor([0.5, -0.4], dtype=torch.float64)
     with torch.no_grad():
-        with sdpa_kernel(
-            SDPBackend.MATH
-        ):  # as the engine does: fused attention has no such derivative
+        with sdpa_kernel(SDPBackend.MATH):  # as the engine does: fused attention has no such derivative
             value, slope = derivative_along(net, x, noise, dx, dnoise)
         torch.testing.assert_close(value, net(x, noise), rtol=1e-10, atol=1e-12)
         step = 2e-5

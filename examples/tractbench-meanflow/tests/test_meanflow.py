@@ -81,7 +81,7 @@ def test_any_number_of_exact_jumps_leads_where_the_ode_does(nfe):
 
 def test_times_are_sorted_and_the_share_of_jumps_is_the_option():
     u = torch.rand((4096, 3), dtype=torch.float64, generator=generator("u"))
-    times = MeanFlow(jumps=0.25).times(u, Phase(40, 1), 0.0, PROCESS)
+    times = MeanFlow(jumps=0.25, time_mean=-0.4, time_std=1.0).times(u, Phase(40, 1), 0.0, PROCESS)
     assert bool((times.t_end <= times.t).all())
     assert float((times.t_end < times.t).double().mean()) == pytest.approx(0.25, abs=0.03)
     sigma = PROCESS.sigma(times.t)

@@ -33,14 +33,16 @@ class MeanFlow(Method):
     draws: ClassVar[int] = 3
     two_times: ClassVar[bool] = True
     any_nfe: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, object]] = {"gradients": "replace_nonfinite"}
+    defaults: ClassVar[Mapping[str, object]] = {"gradients": "replace_nonfinite", "lr": 1e-3}
 
     velocity: Literal["teacher", "data"] = Field(
         "teacher", description="v: the teacher's (distillation), or e - x0 of the example (training)"
     )
     jumps: float = Field(0.75, ge=0, le=1, description="share of examples with r < t; the others learn v itself")
-    time_mean: float = Field(-0.4, description="mean of logit(t) and logit(r) in training")
-    time_std: float = Field(1.0, gt=0, description="standard deviation of logit(t) and logit(r) in training")
+    time_mean: float = Field(0.0, description="mean of logit(t) and logit(r) in training")
+    time_std: float = Field(
+        2.0, gt=0, description="standard deviation of both; the paper's -0.4 and 1 hardly reach sigma_max"
+    )
     power: float = Field(0.75, ge=0, description="p of the loss weight 1 / (|d|^2 + c)^p; 0.75 CIFAR-10, 1 ImageNet")
     c: float = Field(1e-3, gt=0, description="c of the loss weight")
 
