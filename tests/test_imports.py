@@ -24,7 +24,7 @@ LAYERS = [
     {"results"},
     {"claims"},
     {"pipeline"},
-    {"reports"},
+    {"checks", "reports"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,1 @@
+"""One contract test over any component."""
