@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from tractbench.config.flags import FLAGS
+from tractbench.config.flags import FLAGS, parse_settings
 from tractbench.errors import ConfigError, choose
 from tractbench.plugins import file_components, use_files, used_files
 
@@ -142,22 +142,6 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
-
-
-def parse_settings(pairs: list[str]) -> dict[str, object]:
-    """Parse KEY=VALUE pairs; a value is TOML if it reads as such (1e-3, true, [1024, 1]), else text."""
-    import tomllib
-
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: it has no '='; give KEY=VALUE, such as loss_weight=uniform")
-        try:
-            settings[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip().replace("-", "_")] = value.strip()
-    return settings
 
 
 def progress(quiet: bool) -> Progress:
