@@ -15,7 +15,7 @@ from tractbench.registry import dataset_names, load_dataset, load_method, method
 GRID = 16
 """Steps of the teacher."""
 
-SMALL = {"batch": 32, "budget": 32 * 15, "samples": 20, "sampling_seeds": (0,), "chunk": 10}
+SMALL = {"batch": 32, "budget": 32 * 15, "samples": 20, "sampling_seeds": (0,), "chunk": 200}
 """Settings of a run of a second or two."""
 
 
@@ -79,8 +79,8 @@ def some_dataset(process: str) -> str:
     raise ConfigError(f"no data set has a teacher for process '{process}'; give one with a workload (docs/plugins.md)")
 
 
-def some_method(process: str) -> type[Method]:
-    """Return a method for a process, one that trains nothing first.
+def some_method(process: str, trains: bool = False) -> type[Method]:
+    """Return a method for a process: one that ``trains``, or one that trains nothing if there is any.
 
     Raises:
         ConfigError: there is none.
@@ -90,6 +90,6 @@ def some_method(process: str) -> type[Method]:
             method = load_method(name)
         except ConfigError:  # of a broken plugin
             continue
-        if process in method.processes:
+        if process in method.processes and (method.trains or not trains):
             return method
-    raise ConfigError(f"no method is for process '{process}'; name it in the processes of one")
+    raise ConfigError(f"no method {'that trains ' * trains}is for process '{process}'; name it in the processes of one")

@@ -109,8 +109,9 @@ def perturbed(student: Denoiser, process: Process, theta: Tensor) -> Denoiser:
     def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         scale = (process.alpha(t) ** 2 + process.sigma(t) ** 2).sqrt()
         state = x_t.double().flatten(1) / scale[:, None]
-        directions = torch.stack([*torch.eye(DIMENSIONS, dtype=torch.float64).expand(len(x_t), -1, -1).unbind(1),
-                                  state, state.roll(1, 1)], 1)  # fmt: skip
+        directions = torch.stack(
+            [*torch.eye(DIMENSIONS, dtype=torch.float64).expand(len(x_t), -1, -1).unbind(1), state, state.roll(1, 1)], 1
+        )
         change = torch.einsum("bk,bkd->bd", theta, directions)
         return student(x_t, t, labels, *t_end) + change[:, :, None, None]
 

@@ -66,8 +66,12 @@ def slopes(case: Case, method: Method, phase: Phase, progress: float) -> Slopes:
     exact: Denoiser = ExactStudent(process, 1 if method.any_nfe else phase.end, method.two_times)
     if phase.group == 1:
         exact = teacher(process)
-    nets = Nets(teacher(process), exact if method.self_teacher else no_self_teacher, exact,
-                dict(new_modules(method, SHAPE, 0).items()))  # fmt: skip
+    nets = Nets(
+        teacher(process),
+        exact if method.self_teacher else no_self_teacher,
+        exact,
+        dict(new_modules(method, SHAPE, 0).items()),
+    )
 
     def slope(at: float) -> Tensor:
         theta = torch.full((2 * EXAMPLES, DIRECTIONS), at, dtype=torch.float64, requires_grad=True)
@@ -78,27 +82,33 @@ def slopes(case: Case, method: Method, phase: Phase, progress: float) -> Slopes:
 
 
 def check_repeated(case: Case) -> str:
-    """A phase that repeats its steps, which moves into another network, learns the teacher's x0 as it is."""
+    """Check that a phase that repeats its steps, which moves into another network, learns the teacher's x0 as it is."""
     method = _trained(case)
     found = slopes(case, method, Phase(GRID, GRID), 0.5)
-    require(found.ratio < EXACT, f"the teacher is not what a phase of {GRID} to {GRID} steps trains towards: its "
-            f"gradient is {found.ratio:.2g} of a wrong student's",
-            "where phase.group == 1 let the target be nets.teacher(batch.x_t, batch.times.t, batch.labels)")  # fmt: skip
+    require(
+        found.ratio < EXACT,
+        f"the teacher is not what a phase of {GRID} to {GRID} steps trains towards: its "
+        f"gradient is {found.ratio:.2g} of a wrong student's",
+        "where phase.group == 1 let the target be nets.teacher(batch.x_t, batch.times.t, batch.labels)",
+    )
     return "a student equal to the teacher is a fixed point"
 
 
 def check_pull(case: Case) -> str:
-    """The gradient draws a wrong student back to the exact one, and does not push it away."""
+    """Check that the gradient draws a wrong student back to the exact one, and does not push it away."""
     method = _trained(case)
     phase = refined(method, GRID * 4)
     share = slopes(case, exact_options(method), phase, ALMOST).back
-    require(share > 0.75, f"for {1 - share:.0%} of examples a wrong student is pushed further away",
-            "look for a sign: of the weight, of the distance, or of what is subtracted")  # fmt: skip
+    require(
+        share > 0.75,
+        f"for {1 - share:.0%} of examples a wrong student is pushed further away",
+        "look for a sign: of the weight, of the distance, or of what is subtracted",
+    )
     return f"a wrong student is drawn back for {share:.0%} of examples"
 
 
 def check_fixed_point(case: Case) -> str:
-    """The exact student's gradient vanishes, or falls as the teacher's steps become finer or as training goes on."""
+    """Check that the exact student's gradient vanishes, or falls as the teacher's steps become finer or as training goes on."""
     method = _trained(case)
     chosen = exact_options(method)
     found = _vanishing(case, chosen)

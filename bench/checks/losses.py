@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ def looks(case: Case) -> Iterator[Seen]:
 
 
 def check_target(case: Case) -> str:
-    """Targets have the images' shape, are finite at both ends of the schedule and carry no gradient."""
+    """Check that targets have the images' shape, are finite at both ends of the schedule and carry no gradient."""
     found = [(seen, target) for seen in looks(case) for target in seen.targets]
     if not found:
         inapplicable("it has an objective of its own")
@@ -132,87 +133,131 @@ def check_target(case: Case) -> str:
         x_t, named = seen.batch.x_t, {"x0": target.x0, "weight": target.weight}
         for name, value in named.items():
             shape = x_t.shape if name == "x0" else x_t.shape[:1]
-            require(value.shape == shape, f"target's {name} has shape {tuple(value.shape)} {seen.where}",
-                    f"return {'[B, C, H, W], as x_t' if name == 'x0' else '[B], a number for each example'}")  # fmt: skip
+            require(
+                value.shape == shape,
+                f"target's {name} has shape {tuple(value.shape)} {seen.where}",
+                f"return {'[B, C, H, W], as x_t' if name == 'x0' else '[B], a number for each example'}",
+            )
             require(value.is_floating_point(), f"target's {name} is {value.dtype} {seen.where}", "return floats")
-            require(not value.requires_grad, f"target's {name} carries a gradient {seen.where}",
-                    "build it from nets without gradient; what is trained with the student belongs into objective()")  # fmt: skip
+            require(
+                not value.requires_grad,
+                f"target's {name} carries a gradient {seen.where}",
+                "build it from nets without gradient; what is trained with the student belongs into objective()",
+            )
             bad = ~value.flatten(1 if value.ndim > 1 else 0).isfinite().reshape(len(x_t), -1).all(1)
-            require(not bool(bad.any()), f"target's {name} is not finite at t = {_times(seen, bad)} {seen.where}",
-                    "use a form that cancels nothing there, or replace those rows: torch.where(...)")  # fmt: skip
+            require(
+                not bool(bad.any()),
+                f"target's {name} is not finite at t = {_times(seen, bad)} {seen.where}",
+                "use a form that cancels nothing there, or replace those rows: torch.where(...)",
+            )
         require(bool((target.weight >= 0).all()), f"a weight is negative {seen.where}", "return weights from 0")
     return f"{len(found)} targets: shape, finite from t = 1 to the smallest draw, no gradient"
 
 
 def check_loss(case: Case) -> str:
-    """The loss is one finite number an example, and has a finite gradient."""
+    """Check that the loss is one finite number an example, and has a finite gradient."""
     for seen in looks(case):
         loss, count = seen.loss, len(seen.batch.x_t)
-        require(loss.shape == (count,), f"the loss has shape {tuple(loss.shape)} {seen.where}",
-                "return one number for each example, [B]; the engine takes the mean")  # fmt: skip
+        require(
+            loss.shape == (count,),
+            f"the loss has shape {tuple(loss.shape)} {seen.where}",
+            "return one number for each example, [B]; the engine takes the mean",
+        )
         require(loss.is_floating_point(), f"the loss is {loss.dtype} {seen.where}", "return floats")
         bad = ~loss.detach().isfinite()
-        require(not bool(bad.any()), f"the loss is not finite at t = {_times(seen, bad)} {seen.where}",
-                "limit the weight, or use a form that cancels nothing there")  # fmt: skip
-        require(seen.slope is not None, f"the loss does not depend on the student {seen.where}",
-                "call student(batch.x_t, batch.times.t, batch.labels) and keep its gradient")  # fmt: skip
-        require(seen.slope is not None and bool(seen.slope.isfinite()), f"its gradient is not finite {seen.where}",
-                "mind roots at 0: add a small number under them")  # fmt: skip
+        require(
+            not bool(bad.any()),
+            f"the loss is not finite at t = {_times(seen, bad)} {seen.where}",
+            "limit the weight, or use a form that cancels nothing there",
+        )
+        require(
+            seen.slope is not None,
+            f"the loss does not depend on the student {seen.where}",
+            "call student(batch.x_t, batch.times.t, batch.labels) and keep its gradient",
+        )
+        require(
+            seen.slope is not None and bool(seen.slope.isfinite()),
+            f"its gradient is not finite {seen.where}",
+            "mind roots at 0: add a small number under them",
+        )
     return "[B], finite, with a finite gradient"
 
 
 def check_student(case: Case) -> str:
-    """The student is called once, at the batch's states and times; frozen networks serve everything else."""
+    """Check that the student is called once, at the batch's states and times; frozen networks serve everything else."""
     for seen in looks(case):
         calls = [call for call in seen.calls if call.network == "student"]
-        require(len(calls) == 1, f"the student was called {len(calls)} times {seen.where}",
-                "call it once, for the prediction; nets.frozen is the same network without gradient, for targets")  # fmt: skip
+        require(
+            len(calls) == 1,
+            f"the student was called {len(calls)} times {seen.where}",
+            "call it once, for the prediction; nets.frozen is the same network without gradient, for targets",
+        )
         call, times = calls[0], seen.batch.times
         same = call.x_t.shape == seen.batch.x_t.shape and torch.equal(call.x_t.double(), seen.batch.x_t)
-        require(same and torch.equal(call.t, times.t), f"the student is asked elsewhere than at x_t and t {seen.where}",
-                "call student(batch.x_t, batch.times.t, ...): times() decides where")  # fmt: skip
+        require(
+            same and torch.equal(call.t, times.t),
+            f"the student is asked elsewhere than at x_t and t {seen.where}",
+            "call student(batch.x_t, batch.times.t, ...): times() decides where",
+        )
         told = len(call.ends) == 1 and torch.equal(call.ends[0], times.t_end)
         wanted = case.method.two_times
         if wanted and seen.phase.group > 1:
-            require(told, f"the student is not told where its jump ends {seen.where}",
-                    "call student(x_t, t, labels, batch.times.t_end), as samplers do with two_times")  # fmt: skip
-        require(wanted or not call.ends, f"the student is told where its jump ends {seen.where}",
-                "set two_times = True, or leave the end out: samplers would not give it")  # fmt: skip
+            require(
+                told,
+                f"the student is not told where its jump ends {seen.where}",
+                "call student(x_t, t, labels, batch.times.t_end), as samplers do with two_times",
+            )
+        require(
+            wanted or not call.ends,
+            f"the student is told where its jump ends {seen.where}",
+            "set two_times = True, or leave the end out: samplers would not give it",
+        )
     return "called once, at x_t and t"
 
 
 def check_labels(case: Case) -> str:
-    """Every network that is asked anything is given the classes."""
+    """Check that every network that is asked anything is given the classes."""
     count = 0
     for seen in looks(case):
         for call in seen.calls:
             count += 1
             labels, wanted = call.labels, seen.batch.labels
             given = labels is not None and len(labels) == len(call.x_t)
-            require(given, f"{call.network} is called without labels {seen.where}",
-                    f"pass batch.labels on: nets.{call.network}(x, t, batch.labels)".replace("nets.student", "student"))  # fmt: skip
+            require(
+                given,
+                f"{call.network} is called without labels {seen.where}",
+                f"pass batch.labels on: nets.{call.network}(x, t, batch.labels)".replace("nets.student", "student"),
+            )
             if labels is not None and wanted is not None and len(labels) == len(wanted):
-                require(torch.equal(labels, wanted), f"{call.network} is called with other labels {seen.where}",
-                        "pass batch.labels on as they are")  # fmt: skip
+                require(
+                    torch.equal(labels, wanted),
+                    f"{call.network} is called with other labels {seen.where}",
+                    "pass batch.labels on as they are",
+                )
     return f"reach all {count} calls"
 
 
 def check_bits(case: Case) -> str:
-    """The same batch gives the same bits; an example's loss depends on no other, so processes can share a batch."""
+    """Check that the same batch gives the same bits; an example's loss depends on no other, so processes can share a batch."""
     for seen in looks(case):
-        def again(batch: Batch, seen: Seen = seen) -> Seen:
-            return look(case.method, batch, seen.phase, seen.progress)
-
         loss = seen.loss.detach()
-        second = untouched("the loss", lambda a=again, s=seen: a(s.batch))  # type: ignore[misc]
-        require(torch.equal(loss, second.loss.detach()), f"the same batch has two losses {seen.where}",
-                "draw no random numbers and keep no state; times and noise are given")  # fmt: skip
+        second = untouched("the loss", partial(look, case.method, seen.batch, seen.phase, seen.progress))
+        require(
+            torch.equal(loss, second.loss.detach()),
+            f"the same batch has two losses {seen.where}",
+            "draw no random numbers and keep no state; times and noise are given",
+        )
         half = COUNT // 2
         for parts in ((slice(0, half), slice(half, COUNT)), (slice(0, 1), slice(1, COUNT))):
-            apart = torch.cat([again(rows(seen.batch, part)).loss.detach() for part in parts])
+            apart = torch.cat(
+                [look(case.method, rows(seen.batch, part), seen.phase, seen.progress).loss.detach() for part in parts]
+            )
             close = torch.isclose(apart.double(), loss.double(), rtol=1e-6, atol=1e-30)
-            require(bool(close.all()), f"an example's loss depends on the others of its batch {seen.where}",
-                    "take no mean, norm or sort over the batch: several processes share it, each sees a part")  # fmt: skip
+            require(
+                bool(close.all()),
+                f"an example's loss depends on the others of its batch {seen.where}",
+                "take no mean, norm or sort over the batch: several processes share it, each sees a part",
+            )
     return "twice the same, and the same in parts"
 
 

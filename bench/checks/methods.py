@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args, get_origin
 
@@ -12,7 +13,7 @@ import torch
 
 from tractbench.checks.case import Case, method_case
 from tractbench.checks.exact import uniforms
-from tractbench.checks.finding import Check, Finding, Wrong, examine, inapplicable, require, tried, untouched
+from tractbench.checks.finding import Check, Finding, examine, inapplicable, require, tried, untouched
 from tractbench.checks.fixed_point import check_fixed_point, check_pull, check_repeated
 from tractbench.checks.losses import check_bits, check_labels, check_loss, check_student, check_target
 from tractbench.checks.training import check_resume, check_run
@@ -23,7 +24,7 @@ from tractbench.diffusion.denoiser import CountingDenoiser
 from tractbench.diffusion.processes import process_class
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.errors import ConfigError
-from tractbench.method import Method
+from tractbench.method import Method, Phase, Times
 from tractbench.registry import load_method
 
 NFES = (1, 2, 4)
@@ -51,7 +52,7 @@ def check_method(name: str) -> Iterator[Finding]:
 
 
 def check_options(method: type[Method]) -> str:
-    """Options are described, have names of their own, and survive the command line and a record."""
+    """Check that options are described, have names of their own, and survive the command line and a record."""
     for name, field in method.model_fields.items():
         require(
             bool((field.description or "").strip()),
@@ -83,14 +84,16 @@ def variants(method: type[Method]) -> list[dict[str, object]]:
 
 
 def check_declaration(method: type[Method]) -> str:
-    """Names, processes, defaults and sampling options are ones that there are."""
+    """Check that names, processes, defaults and sampling options are ones that there are."""
     require(bool(method.summary.strip()) and "\n" not in method.summary, "summary is no line", "write one line")
     require(bool(method.processes), "processes is empty", 'name those it is defined for, such as ("vp",)')
     for process in method.processes:
         process_class(process)
     settings = RunConfig.model_fields.keys() - {"method", "dataset", "tier", "options"}
     for key in method.defaults:
-        require(key in settings, f"defaults: '{key}' is no run setting", "name fields of RunConfig; options have theirs")
+        require(
+            key in settings, f"defaults: '{key}' is no run setting", "name fields of RunConfig; options have theirs"
+        )
     unknown = method.sampling_options - method.model_fields.keys()
     require(not unknown, f"sampling_options: no option '{', '.join(sorted(unknown))}'", "name options of the method")
     require(method.draws >= 1, f"draws is {method.draws}", "give each example at least one uniform")
@@ -99,7 +102,7 @@ def check_declaration(method: type[Method]) -> str:
 
 
 def check_phases(case: Case) -> str:
-    """The phases tile the schedule: each starts where the last one ended."""
+    """Check that the phases tile the schedule: each starts where the last one ended."""
     method = case.method
     if not method.trains:
         require(not method.phases(()), "phases(()) is not empty, but trains is False", "return ()")
@@ -107,39 +110,53 @@ def check_phases(case: Case) -> str:
     for nfe in NFES:
         schedule = method.default_schedule(nfe)
         shown = ",".join(map(str, schedule))
-        require(len(schedule) > 1, f"default_schedule({nfe}) is ({shown})", "give a start and an end, such as (1024, 1)")
+        require(
+            len(schedule) > 1, f"default_schedule({nfe}) is ({shown})", "give a start and an end, such as (1024, 1)"
+        )
         if not method.any_nfe:
-            require(schedule[-1] == nfe, f"default_schedule({nfe}) ends at {schedule[-1]}", f"end it at {nfe}, or set "
-                    "any_nfe = True if one student serves every NFE")  # fmt: skip
+            require(
+                schedule[-1] == nfe,
+                f"default_schedule({nfe}) ends at {schedule[-1]}",
+                f"end it at {nfe}, or set any_nfe = True if one student serves every NFE",
+            )
         else:
             require(schedule[-1] == 1, f"any_nfe, but default_schedule({nfe}) is ({shown})", "end it at 1")
-            require(schedule == method.default_schedule(1), "any_nfe, but the default schedule depends on nfe",
-                    "return the same for every NFE, or each has a student of its own")  # fmt: skip
+            require(
+                schedule == method.default_schedule(1),
+                "any_nfe, but the default schedule depends on nfe",
+                "return the same for every NFE, or each has a student of its own",
+            )
         for entries in (schedule, case.config.schedule):
             phases = method.phases(entries)
             ends = [entries[0], *(phase.end for phase in phases)]
             tiled = all(phase.start == before for phase, before in zip(phases, ends, strict=False))
             wanted = ",".join(map(str, entries))
-            require(bool(phases) and tiled and ends[-1] == entries[-1],
-                    f"phases of {wanted} are {', '.join(f'{p.start} to {p.end}' for p in phases) or 'none'}",
-                    "start the first at the first entry, each other where the last one ended, and end at the last entry")
+            require(
+                bool(phases) and tiled and ends[-1] == entries[-1],
+                f"phases of {wanted} are {', '.join(f'{p.start} to {p.end}' for p in phases) or 'none'}",
+                "start the first at the first entry, each other where the last one ended, and end at the last entry",
+            )
             odd = [phase for phase in phases if phase.end < 1 or phase.start % phase.end]
             require(not odd, f"a phase of {wanted} does not divide its steps", "let end divide start")
     return f"{len(case.phases)} of schedule {','.join(map(str, case.config.schedule))}"
 
 
 def check_times(case: Case) -> str:
-    """Times are float64 in (0, 1] and in order; without another way to know, a jump ends with its group."""
+    """Check that times are float64 in (0, 1] and in order; without another way to know, a jump ends with its group."""
     method = _trained(case)
     remedy = "see Times in tractbench.method: 0 <= t_end <= t_next <= t <= 1, t > 0"
     u = extreme_uniforms(64, method.draws)
     for phase in case.phases:
         for progress in (0.0, 0.3, 0.999):
-            times = untouched("times()", lambda p=phase, g=progress: method.times(u, p, g, case.process))  # type: ignore[misc]
+            draw = partial(method.times, u, phase, progress, case.process)
+            times = untouched("times()", draw)
             where = f"in phase {phase.start} to {phase.end}"
             for name, value in vars(times).items():
-                require(value.shape == u.shape[:1] and value.dtype == torch.float64,
-                        f"{name} is {value.dtype} of shape {tuple(value.shape)} {where}", "return float64 [B]")  # fmt: skip
+                require(
+                    value.shape == u.shape[:1] and value.dtype == torch.float64,
+                    f"{name} is {value.dtype} of shape {tuple(value.shape)} {where}",
+                    "return float64 [B]",
+                )
                 good = bool((value.isfinite() & (value >= 0) & (value <= 1)).all())
                 require(good, f"{name} is {_first(value, (value >= 0) & (value <= 1))} {where}", remedy)
             require(bool((times.t > 0).all()), f"t is 0 {where}", remedy)
@@ -147,31 +164,49 @@ def check_times(case: Case) -> str:
                 fine = getattr(times, low) <= getattr(times, high) + 1e-12
                 require(bool(fine.all()), f"{low} is above {high} {where}", remedy)
             if not (method.any_nfe or method.two_times):
-                steps = times.t_end * phase.end
-                require(bool(((steps - steps.round()).abs() < 1e-9).all()), f"t_end is {_first(times.t_end, (steps - steps.round()).abs() < 1e-9)} {where}",
-                        f"let jumps end at multiples of 1/{phase.end}, as those of the sampler do, or set two_times")  # fmt: skip
-                inside = (times.t > times.t_end) & (times.t <= times.t_end + 1 / phase.end + 1e-12)
-                require(bool(inside.all()), f"a jump from t = {_first(times.t, inside)} ends at {_first(times.t_end, inside)} {where}",
-                        f"let it end at the lower end of its group, at most 1/{phase.end} below")  # fmt: skip
+                _in_groups(times, phase, where)
     return "0 <= t_end <= t_next <= t <= 1"
 
 
+def _in_groups(times: Times, phase: Phase, where: str) -> None:
+    """Raise Wrong unless each jump ends where the sampler's step does that starts in the same group."""
+    steps = times.t_end * phase.end
+    whole = (steps - steps.round()).abs() < 1e-9
+    require(
+        bool(whole.all()),
+        f"t_end is {_first(times.t_end, whole)} {where}",
+        f"let jumps end at multiples of 1/{phase.end}, as the sampler's steps do, or set two_times",
+    )
+    inside = (times.t > times.t_end) & (times.t <= times.t_end + 1 / phase.end + 1e-12)
+    require(
+        bool(inside.all()),
+        f"a jump from t = {_first(times.t, inside)} ends at {_first(times.t_end, inside)} {where}",
+        f"let it end at the lower end of its group, at most 1/{phase.end} below",
+    )
+
+
 def check_sampler(case: Case) -> str:
-    """The sampler goes from 1 to 0 with at most nfe evaluations, by a solver that the process has."""
+    """Check that the sampler goes from 1 to 0 with at most nfe evaluations, by a solver that the process has."""
     method, process, spent = case.method, case.process, []
     for nfe in NFES:
         try:
-            sampler = untouched("sampler()", lambda nfe=nfe: method.sampler(nfe, process))  # type: ignore[misc]
+            sampler = untouched("sampler()", partial(method.sampler, nfe, process))
         except ConfigError as error:
             require(nfe > 1, str(error), "let the default options make a sampler of one evaluation")
             continue
-        require(sampler.solver in process.solvers, f"solver '{sampler.solver}' is not for process '{process.name}'",
-                f"choose {' or '.join(process.solvers)}")  # fmt: skip
+        require(
+            sampler.solver in process.solvers,
+            f"solver '{sampler.solver}' is not for process '{process.name}'",
+            f"choose {' or '.join(process.solvers)}",
+        )
         denoiser = CountingDenoiser(lambda x, t, labels=None, *t_end: torch.zeros_like(x))
         x, fresh = torch.ones(2, 1, 1, 1, dtype=torch.float64), [torch.zeros(2, 1, 1, 1)] * len(sampler.noise)
         sample_ode(denoiser, process, x, sampler, fresh=fresh, two_times=method.two_times)
-        require(denoiser.evaluations <= nfe, f"sampler({nfe}) spends {denoiser.evaluations} evaluations",
-                "take fewer steps: sampler(nfe) may spend nfe evaluations at most")  # fmt: skip
+        require(
+            denoiser.evaluations <= nfe,
+            f"sampler({nfe}) spends {denoiser.evaluations} evaluations",
+            "take fewer steps: sampler(nfe) may spend nfe evaluations at most",
+        )
         spent.append(f"{nfe}: {denoiser.evaluations}")
     return f"evaluations by nfe {', '.join(spent)}"
 

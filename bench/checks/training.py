@@ -24,7 +24,7 @@ STUDENT = "0" * 64
 
 
 def check_resume(case: Case) -> str:
-    """A training that is saved, and gone on with by another process, ends with the bits of one that never stopped."""
+    """Check that a training that is saved, and gone on with by another process, ends with the bits of one that never stopped."""
     if not case.method.trains:
         inapplicable("it trains nothing")
     with closing(_distillation(case)) as whole:
@@ -44,10 +44,12 @@ def check_resume(case: Case) -> str:
                 _steps(second, total)
                 found = _tensors(second)
         other = [name for name, value in expected.items() if not _same(value, found.get(name))]
-        require(not other and found.keys() == expected.keys(),
-                f"after a stop at step {stop} of {total}, {', '.join(other[:3]) or 'something'} is another one",
-                "keep what changes in training in parameters and buffers of parameterise() and modules(), not in "
-                "attributes; begin them the same way each time")  # fmt: skip
+        require(
+            not other and found.keys() == expected.keys(),
+            f"after a stop at step {stop} of {total}, {', '.join(other[:3]) or 'something'} is another one",
+            "keep what changes in training in parameters and buffers of parameterise() and modules(), not in "
+            "attributes; begin them the same way each time",
+        )
     return f"the same bits after stops at steps 2 and {total - 2} of {total}"
 
 
@@ -64,10 +66,19 @@ def _distillation(case: Case) -> Distillation:
 
     teacher = network(config.student or names[0]).requires_grad_(False).eval()
     images = dataset.train[:64]
-    return untouched("setting up training", lambda: Distillation(
-        config, case.method, process, teacher, images, decode=dataset.decode, new_network=network,
-        labels=dataset.train_labels[:64] if dataset.train_labels is not None else None,
-    ))  # fmt: skip
+    return untouched(
+        "setting up training",
+        lambda: Distillation(
+            config,
+            case.method,
+            process,
+            teacher,
+            images,
+            decode=dataset.decode,
+            new_network=network,
+            labels=dataset.train_labels[:64] if dataset.train_labels is not None else None,
+        ),
+    )
 
 
 def _steps(run: Distillation, until: int) -> None:
@@ -84,7 +95,7 @@ def _same(value: Tensor, other: Tensor | None) -> bool:
 
 
 def check_run(case: Case) -> str:
-    """A small run works from its teacher to its record."""
+    """Check that a small run works from its teacher to its record."""
     with TemporaryDirectory() as folder:
         store = Store(Path(folder) / "runs", create=True)
         outcome = untouched(
@@ -92,6 +103,9 @@ def check_run(case: Case) -> str:
         )
     record = outcome.record
     scores = ", ".join(f"{name} {metric.mean:.3g}" for name, metric in record.metrics.items())
-    require(record.nfe_spent <= case.config.nfe, f"the run spent {record.nfe_spent} evaluations for an image",
-            f"take {case.config.nfe} at most")  # fmt: skip
+    require(
+        record.nfe_spent <= case.config.nfe,
+        f"the run spent {record.nfe_spent} evaluations for an image",
+        f"take {case.config.nfe} at most",
+    )
     return f"{case.dataset.name}: {scores} in {record.seconds.total:.1f} s"
