@@ -110,7 +110,7 @@ def check_labels(dataset: Dataset) -> str:
         f"labels go from {low} to {high} of {dataset.classes} classes",
         "count classes from 0",
     )
-    return f"{len(labels.unique())} of {dataset.classes} classes"
+    return f"{len(set(labels.tolist()))} of {dataset.classes} classes"
 
 
 def check_fingerprint(dataset: Dataset) -> str:

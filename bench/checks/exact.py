@@ -64,7 +64,8 @@ def solution(process: Process, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     before, after = process.sigma(t) / process.alpha(t), process.sigma(s) / process.alpha(s)
     ratio = ((values + after[:, None] ** 2) / (values + before[:, None] ** 2)).sqrt()
     y = ((x.flatten(1) / process.alpha(t)[:, None] - mean) @ vectors * ratio) @ vectors.T + mean
-    return (process.alpha(s)[:, None] * y).reshape(x.shape)
+    moved: Tensor = process.alpha(s)[:, None] * y
+    return moved.reshape(x.shape)
 
 
 def paired_batch(process: Process, times: Times, labels: Tensor | None = None) -> Batch:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, NoReturn, TypeVar
 
+import pydantic
 import torch
 
 from tractbench.errors import TractbenchError
 
 Status = Literal["passed", "failed", "does not apply"]
-OWN = Path(__file__).parent
-"""Where the checks are: what is raised in here alone says nothing about a component."""
+OTHERS = (Path(__file__).parent.parent, Path(torch.__file__).parent, Path(pydantic.__file__).parent)
+"""Where the checks and what they call are: a component's author looks for a mistake elsewhere first."""
 
 Subject = TypeVar("Subject")
 
@@ -101,10 +101,10 @@ def _said(error: Exception) -> str:
 
 
 def _place(error: Exception) -> str:
-    """Return the file and line, outside of the checks and of what is installed, where an exception comes from."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if OWN not in Path(f.filename).parents]
-    theirs = [f for f in frames if not Path(f.filename).is_relative_to(sys.prefix) and "torch" not in f.filename]
-    shown = (theirs or frames or traceback.extract_tb(error.__traceback__))[-1]
+    """Return the file and line of the component's own where an exception comes from, if there is one."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    theirs = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(root) for root in OTHERS)]
+    shown = (theirs or frames)[-1]
     return f"{Path(shown.filename).name}:{shown.lineno}, {shown.name}"
 
 

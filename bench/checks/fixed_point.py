@@ -76,6 +76,8 @@ def slopes(case: Case, method: Method, phase: Phase, progress: float) -> Slopes:
     def slope(at: float) -> Tensor:
         theta = torch.full((2 * EXAMPLES, DIRECTIONS), at, dtype=torch.float64, requires_grad=True)
         loss = method.objective(batch, phase, progress, nets, perturbed(exact, process, theta))
+        if loss.shape != (2 * EXAMPLES,) or not bool(loss.detach().isfinite().all()):
+            inapplicable("the loss is not a finite number for each example; see check 'loss'")
         return torch.autograd.grad(loss.sum(), theta)[0].reshape(2, EXAMPLES, -1).mean(0)
 
     return Slopes(slope(0.0), slope(WRONG))
@@ -108,7 +110,7 @@ def check_pull(case: Case) -> str:
 
 
 def check_fixed_point(case: Case) -> str:
-    """Check that the exact student's gradient vanishes, or falls as the teacher's steps become finer or as training goes on."""
+    """Check that the exact student's gradient vanishes, or falls with finer steps of the teacher or in training."""
     method = _trained(case)
     chosen = exact_options(method)
     found = _vanishing(case, chosen)

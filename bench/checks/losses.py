@@ -238,12 +238,14 @@ def check_labels(case: Case) -> str:
 
 
 def check_bits(case: Case) -> str:
-    """Check that the same batch gives the same bits; an example's loss depends on no other, so processes can share a batch."""
+    """Check that a batch gives the same bits twice and in parts, as processes that share it see it."""
     for seen in looks(case):
-        loss = seen.loss.detach()
+        loss, count = seen.loss.detach(), len(seen.batch.x_t)
+        if loss.shape != (count,):
+            inapplicable("the loss is no number for each example; see check 'loss'")
         second = untouched("the loss", partial(look, case.method, seen.batch, seen.phase, seen.progress))
         require(
-            torch.equal(loss, second.loss.detach()),
+            torch.allclose(loss, second.loss.detach(), rtol=0, atol=0, equal_nan=True),
             f"the same batch has two losses {seen.where}",
             "draw no random numbers and keep no state; times and noise are given",
         )
@@ -252,7 +254,7 @@ def check_bits(case: Case) -> str:
             apart = torch.cat(
                 [look(case.method, rows(seen.batch, part), seen.phase, seen.progress).loss.detach() for part in parts]
             )
-            close = torch.isclose(apart.double(), loss.double(), rtol=1e-6, atol=1e-30)
+            close = torch.isclose(apart.double(), loss.double(), rtol=1e-6, atol=1e-30, equal_nan=True)
             require(
                 bool(close.all()),
                 f"an example's loss depends on the others of its batch {seen.where}",
