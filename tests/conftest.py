@@ -63,6 +63,25 @@ def _session_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_results(monkeypatch, tmp_path, _session_cache):
     """No test sees or leaves results outside its own folder, nor a cache outside the session's."""
-    monkeypatch.delenv("TRACTBENCH_HOME", raising=False)
+    for name in ("TRACTBENCH_HOME", "TRACTBENCH_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRACTBENCH_CACHE", str(_session_cache))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of distributions, found first."""
+    from tractbench import plugins
+
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    plugins.forget()
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+    plugins.use_files(())
+    plugins.forget()

@@ -25,7 +25,8 @@ from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError
 from tractbench.nets.build import build_network
 from tractbench.pipeline.cell import identify
-from tractbench.registry import _package_hash, distribution_hash, load_method, method_names
+from tractbench.plugins import distribution_hash, forget
+from tractbench.registry import load_method, method_names
 from tractbench.seeds import generator
 from tractbench.training.distillation import Distillation
 
@@ -317,7 +318,7 @@ def test_a_constant_in_another_module_of_a_plugin_changes_its_hash(tmp_path, mon
     for scale in (1, 2):
         folder = tmp_path / str(scale)
         kind = plugin(folder, "same_name", scale, monkeypatch)
-        _package_hash.cache_clear()
+        forget()
         found.append(distribution_hash(kind))
         for module in [name for name in sys.modules if name.startswith("same_name")]:
             del sys.modules[module]

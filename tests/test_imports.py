@@ -9,6 +9,7 @@ import tractbench
 # From the bottom up; a module imports only from rooms further up in this list, or from its own room.
 LAYERS = [
     {"errors", "progress", "tables", "seeds", "workloads"},
+    {"plugins"},
     {"io"},
     {"diffusion", "nets"},
     {"method"},

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from tractbench.diffusion.denoiser import PARAMETERISATIONS
 from tractbench.diffusion.preconditioning import SCHEMES
-from tractbench.diffusion.processes import PROCESSES, VE, VP, load_process, per_sample, process_of
+from tractbench.diffusion.processes import VE, VP, load_process, per_sample, process_class, process_of
 from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
+from tractbench.plugins import names
 
 TIMES = torch.linspace(0, 1, 1025, dtype=torch.float64)
 ANGLE = math.atan(math.exp(10)) - math.atan(math.exp(-10))  # the whole rotation, from logSNR 20 to -20
@@ -124,7 +125,7 @@ def test_the_ends_of_the_noise_to_signal_ratio():
 
 
 def test_every_parameterisation_belongs_to_one_process():
-    listed = [name for process in PROCESSES.values() for name in process.parameterisations]
+    listed = [name for process in map(process_class, names("processes")) for name in process.parameterisations]
     assert sorted(listed) == sorted([*PARAMETERISATIONS, *SCHEMES])
     assert {process_of(name) for name in PARAMETERISATIONS} == {VP}
     assert {process_of(name) for name in SCHEMES} == {VE}

@@ -13,6 +13,7 @@ from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
 from tractbench.cli.features import features_app
 from tractbench.cli.list import list_
+from tractbench.cli.new import new
 from tractbench.cli.plan import plan
 from tractbench.cli.profile import profile
 from tractbench.cli.report import report
@@ -42,6 +43,7 @@ app.command()(verify)
 app.command()(explain)
 app.command(name="list")(list_)
 app.command()(doctor)
+app.command()(new)
 app.add_typer(store_app, name="store")
 app.add_typer(data_app, name="data")
 app.add_typer(teacher_app, name="teacher")

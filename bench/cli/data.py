@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Quiet, progress
+from tractbench.cli.options import Json, Quiet, progress, with_plugins
 from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def _file_dataset(name: str) -> FileDataset:
 
 
 @data_app.command("list")
+@with_plugins
 def data_list(as_json: Json = False) -> None:
     """List the data sets that need files, and what of them is prepared on this machine."""
+    from tractbench.cli.components import offers
     from tractbench.cli.console import print_table
-    from tractbench.registry import dataset_names, load_dataset
+    from tractbench.registry import load_dataset
 
-    kinds = [files for name in dataset_names() if (files := load_dataset(name).files)]
+    names = [offer.name for offer in offers("datasets") if not offer.error]
+    kinds = [files for name in names if (files := load_dataset(name).files)]
     found = [_file_dataset(name) for d in kinds for name in ([f"{d.name}:{v}" for v in d.variants] or [d.name])]
     if as_json:
         print(json.dumps([{"name": d.name, "prepared": [m.model_dump() for m in d.manifests()]} for d in found]))
@@ -50,6 +53,7 @@ def _splits(manifests: list[Manifest]) -> str:
 
 
 @data_app.command("info")
+@with_plugins
 def data_info(name: Name, as_json: Json = False) -> None:
     """Show what a prepared data set was made of, its hashes and where it lies."""
     from tractbench.datasets.formats.prepared import folder_of
@@ -71,6 +75,7 @@ def data_info(name: Name, as_json: Json = False) -> None:
 
 
 @data_app.command("prepare")
+@with_plugins
 def data_prepare(
     name: Name,
     path: Annotated[Path | None, typer.Argument(help="The files: an archive or a folder, see 'data list'.")] = None,
@@ -136,6 +141,7 @@ def data_prepare(
 
 
 @data_app.command("verify")
+@with_plugins
 def data_verify(name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
     """Read a prepared data set whole and compare it with its hashes."""
     dataset = _file_dataset(name)

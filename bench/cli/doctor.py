@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tractbench.cli.options import Json, Runs
+from tractbench.cli.options import Json, Runs, with_any_plugins
 
 
+@with_any_plugins
 def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Say what this machine has: versions, devices, caches, data, teachers, tools."""
     from tractbench.cli.findings import examine

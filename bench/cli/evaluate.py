@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress
+from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress, with_plugins
 from tractbench.errors import ConfigError, RunFailedError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tractbench.evaluation.self_check import Check
 
 
+@with_plugins
 def evaluate(
     path: Annotated[
         Path | None,

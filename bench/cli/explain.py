@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged
+from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, with_plugins
+from tractbench.plugins import used_files
 
 if TYPE_CHECKING:
     from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
     from tractbench.results.record import Record
 
 
+@with_plugins
 def explain(
     name: Annotated[
         str,
@@ -82,6 +84,7 @@ def _suite(table: str, tables: Path | None, runs: Path) -> str:
     """Return the command that makes all runs of a table which these results lack."""
     given = ["--tables", str(tables)] if tables else []
     given += ["--runs", str(runs)] if str(runs) != "runs" else []
+    given += [word for file in used_files() for word in ("--plugin", str(file))]
     return shlex.join(["tractbench", "suite", "--table", table, *given])
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Quiet, progress
+from tractbench.cli.options import Quiet, progress, with_plugins
 
 features_app = typer.Typer(
     help="Feature networks: what Frechet feature distances are measured in.", no_args_is_help=True
@@ -16,6 +16,7 @@ features_app = typer.Typer(
 
 
 @features_app.command("train")
+@with_plugins
 def features_train(
     dataset: Annotated[str, typer.Option(help="Data set to train on.")],
     to: Annotated[Path, typer.Option(help="Folder for the weights and their card.")] = Path("features"),

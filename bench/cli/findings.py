@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
+from tractbench.cli.components import offers
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.extractors.inception import choose_weights
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_sha256
-from tractbench.registry import dataset_names, load_dataset, load_method, method_names
+from tractbench.plugins import WORDS, Kind, complaints
+from tractbench.registry import load_dataset
 from tractbench.results.store import Store
 from tractbench.teachers.card import imported_folder
 from tractbench.teachers.published import local_cards
@@ -43,9 +45,12 @@ def examine(runs: Path) -> Iterator[Finding]:
     cache = cache_dir()
     there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     yield Finding("cache", True, f"{cache}, {shutil.disk_usage(there).free / 1e9:.0f} GB free")
-    yield _methods()
-    for name in dataset_names():
-        if files := load_dataset(name).files:
+    for kind in WORDS:
+        yield _components(kind)
+    for complaint in complaints():
+        yield Finding("plugins", False, complaint)
+    for offer in offers("datasets"):
+        if not offer.error and (files := load_dataset(offer.name).files):
             yield _data(files)
     yield _teachers()
     yield _weights()
@@ -70,14 +75,10 @@ def _devices() -> Finding:
     return Finding("GPUs", bool(names), ", ".join(names) or "none that torch can use")
 
 
-def _methods() -> Finding:
-    broken = []
-    for name in method_names():
-        try:
-            load_method(name)
-        except TractbenchError as error:
-            broken.append(str(error))
-    return Finding("methods", not broken, "; ".join(broken) or ", ".join(method_names()))
+def _components(kind: Kind) -> Finding:
+    found = list(offers(kind))
+    broken = [offer.error for offer in found if offer.error]
+    return Finding(kind, not broken, "; ".join(broken) or ", ".join(offer.name for offer in found) or "none added")
 
 
 def _data(dataset: FileDataset) -> Finding:

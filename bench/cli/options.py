@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from tractbench.config.flags import FLAGS
 from tractbench.errors import ConfigError, choose
+from tractbench.plugins import file_components, use_files, used_files
 
 if TYPE_CHECKING:
     from tractbench.progress import Progress
@@ -65,6 +66,49 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
     parsed.__signature__ = signature.replace(parameters=given + named)  # type: ignore[attr-defined]
     parsed.__annotations__ = kinds | {parameter.name: parameter.annotation for parameter in own}
+    del parsed.__wrapped__
+    return parsed
+
+
+Verb = TypeVar("Verb")
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        envvar="TRACTBENCH_PLUGINS",
+        help="A file of yours with components that are not installed: .py, which is executed, or .toml; repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def with_plugins(verb: Callable[..., Verb]) -> Callable[..., Verb]:
+    """Give a verb ``--plugin``: what these files define can be named as if it was installed.
+
+    A file that cannot be used ends the verb, as it was asked for.
+    """
+    return _with_plugins(verb, file_components)
+
+
+def with_any_plugins(verb: Callable[..., Verb]) -> Callable[..., Verb]:
+    """Give a verb ``--plugin`` that shows itself which of the files cannot be used."""
+    return _with_plugins(verb, lambda file: None)
+
+
+def _with_plugins(verb: Callable[..., Verb], check: Callable[[Path], object]) -> Callable[..., Verb]:
+    @functools.wraps(verb)
+    def parsed(**values: Any) -> Verb:
+        use_files(values.pop("plugin") or ())
+        for file in used_files():
+            check(file)
+        return verb(**values)
+
+    signature = inspect.signature(verb, eval_str=True)
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    added = inspect.Parameter("plugin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)
+    parsed.__signature__ = signature.replace(parameters=[*own, added])  # type: ignore[attr-defined]
+    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, added)}
     del parsed.__wrapped__
     return parsed
 

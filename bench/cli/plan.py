@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Device, Json, Quiet, Runs, chosen_device, progress, with_settings
+from tractbench.cli.options import Device, Json, Quiet, Runs, chosen_device, progress, with_plugins, with_settings
 
 if TYPE_CHECKING:
     from tractbench.pipeline.plan import Plan
 
 
+@with_plugins
 @with_settings
 def plan(
     settings: dict[str, object],

@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Runs, Tables, store_or_note, warn_damaged, working
+from tractbench.cli.options import Runs, Tables, store_or_note, warn_damaged, with_plugins, working
 from tractbench.errors import ConfigError, choose
 
 FORMATS = ("html", "latex", "markdown", "csv")
 DEFAULT_PATHS = {"html": Path("report.html"), "latex": Path("report-latex")}
 
 
+@with_plugins
 def report(
     output: Annotated[str, typer.Option("--format", help="html, latex, markdown or csv.")] = "html",
     table: Annotated[

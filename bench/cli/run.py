@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tractbench.cli.interrupts import interrupts
-from tractbench.cli.options import Device, Json, Quiet, Runs, parse_duration, progress, with_settings
+from tractbench.cli.options import Device, Json, Quiet, Runs, parse_duration, progress, with_plugins, with_settings
 from tractbench.cli.processes import processes
 from tractbench.errors import InterruptedRunError, TractbenchError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tractbench.results.record import Record
 
 
+@with_plugins
 @with_settings
 def run(
     settings: dict[str, object],

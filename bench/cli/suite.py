@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tractbench.cli.interrupts import interrupts
-from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, parse_duration
+from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, parse_duration, with_plugins
 from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ INTERRUPTED = 75
 SLURM_JOBS = 16
 
 
+@with_plugins
 def suite(
     table: Annotated[
         list[str] | None, typer.Option(help="Table: digits, cifar10, ...; repeatable.", show_default=False)

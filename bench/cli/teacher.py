@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tractbench.cli.options import Json, Quiet, chosen_device, progress
+from tractbench.cli.options import Json, Quiet, chosen_device, progress, with_plugins
 from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ teacher_app = typer.Typer(help="Teachers: the networks that are distilled.", no_
 
 
 @teacher_app.command("list")
+@with_plugins
 def teacher_list(as_json: Json = False) -> None:
     """List the teachers on this machine and those that others publish."""
     from tractbench.cli.console import print_table
@@ -62,6 +63,7 @@ def _summary(card: TeacherCard | Published) -> dict[str, Any]:
 
 
 @teacher_app.command("info")
+@with_plugins
 def teacher_info(
     name: Annotated[str, typer.Argument(help="Teacher, see 'teacher list'.")], as_json: Json = False
 ) -> None:
@@ -79,6 +81,7 @@ def teacher_info(
 
 
 @teacher_app.command("import")
+@with_plugins
 def teacher_import(
     file: Annotated[
         Path, typer.Argument(help="EDM pickle, Google flax checkpoint, PyTorch state dict or safetensors.")
@@ -126,6 +129,7 @@ def _print_imported(card: TeacherCard, trial: Trial, *, first_use: bool, as_json
 
 
 @teacher_app.command("download")
+@with_plugins
 def teacher_download(
     name: Annotated[str, typer.Argument(help="Published teacher, see 'teacher list'.")],
     url: Annotated[str | None, typer.Option(help="Mirror to fetch the file from instead.")] = None,
@@ -158,6 +162,7 @@ def teacher_download(
 
 
 @teacher_app.command("verify")
+@with_plugins
 def teacher_verify(
     names: Annotated[list[str] | None, typer.Argument(help="Teachers. [default: all on this machine]")] = None,
     as_json: Json = False,
@@ -183,6 +188,7 @@ def teacher_verify(
 
 
 @teacher_app.command("train")
+@with_plugins
 def teacher_train(
     dataset: Annotated[str, typer.Option(help="Data set to train on.")],
     process: Annotated[str | None, typer.Option(help="Diffusion process.", show_default="the data set's first")] = None,

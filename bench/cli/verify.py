@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged
+from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, with_plugins
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ CONTRADICTED = 1
 UNDECIDED = 3
 
 
+@with_plugins
 def verify(
     table: Annotated[str | None, typer.Option(help="Only this table: digits, cifar10, imagenet64, ...")] = None,
     tier: Annotated[str | None, typer.Option(help="Only this evidence tier: small, paper.")] = None,

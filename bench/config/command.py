@@ -11,6 +11,7 @@ from tractbench.config.flags import FLAGS
 from tractbench.config.numbers import format_budget
 from tractbench.config.resolve import resolve
 from tractbench.errors import TractbenchError
+from tractbench.plugins import used_files
 
 
 def given_settings(config: RunConfig) -> dict[str, object]:
@@ -39,7 +40,10 @@ def _differs(given: Mapping[str, object], wanted: Mapping[str, object], name: st
 
 
 def run_command(settings: Mapping[str, object]) -> str:
-    """Return the command line of ``tractbench run`` with these settings; those that are None are left out."""
+    """Return the command line of ``tractbench run`` with these settings; those that are None are left out.
+
+    It names the plugin files that are used, which the run may rest on.
+    """
     words = ["tractbench", "run"]
     rest = {name: value for name, value in settings.items() if value is not None}
     for name in FLAGS:
@@ -47,6 +51,8 @@ def run_command(settings: Mapping[str, object]) -> str:
             words += [f"--{name.replace('_', '-')}", _flag(name, rest.pop(name))]
     for name, value in rest.items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    for file in used_files():
+        words += ["--plugin", str(file)]
     return shlex.join(words)
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tractbench.config.numbers import Budget, Integers
-from tractbench.diffusion.processes import PROCESSES
 from tractbench.diffusion.sampler import solver_steps
 from tractbench.method import Schedule
 
@@ -24,7 +23,7 @@ class RunConfig(BaseModel):
     method: str = Field(description="name of the method")
     dataset: str = Field(description="name of the data set")
     tier: str = Field(description="evidence tier: which of the data set's presets the run starts from")
-    process: str = Field(next(iter(PROCESSES)), description="diffusion process of the teacher")
+    process: str = Field("vp", description="diffusion process of the teacher")
     teacher: str = Field(description="teacher card: a shipped name or the path of a card")
     grid_steps: int = Field(
         ge=1,

@@ -19,7 +19,7 @@ from tractbench.datasets.base import Dataset
 from tractbench.diffusion.processes import Process, load_process
 from tractbench.io.canonical import canonical
 from tractbench.method import Method
-from tractbench.registry import distribution_hash
+from tractbench.plugins import distribution_hash, plugin_hashes
 
 TRAINING_VERSION = 3
 """Raised by hand whenever a change alters students; part of every student's name."""
@@ -142,10 +142,12 @@ def student_id(config: RunConfig, method: Method, dataset: Dataset, process: Pro
         config: the run.
         method: its method; one from outside this distribution counts with all of its own.
         dataset: its data set; likewise.
-        process: its diffusion process.
+        process: its diffusion process; likewise, and so does the student's network.
         teacher_hash: sha256 of the teacher's weights' hash and of all that turns them into a denoiser.
     """
     parts: dict[str, object] = {"process": process.key, "teacher": teacher_hash}
+    if plugin := plugin_hashes(type(process)):
+        parts["process_plugin"] = plugin
     if method.trains:
         plugins = [distribution_hash(type(part)) for part in (method, dataset, process)]
         parts |= {"version": TRAINING_VERSION, "training": training_form(config, method), "plugins": plugins}

@@ -163,7 +163,9 @@ def _resolve_schedule(values: dict[str, object], method: Method, given: Mapping[
         raise ConfigError(f"mu_s {given['mu_s']!r}: method '{method.name}' has no self-teacher; leave it out")
     values["schedule"] = entries
     if exact:
-        values.setdefault("student", next(iter(dataset.workload.networks)))
+        networks = dataset.workload.networks
+        fitting = (name for name, network in networks.items() if str(values["process"]) in network)
+        values.setdefault("student", next(fitting, next(iter(networks), None)))
         if len(entries) > 1 and entries[0] != entries[1]:
             raise ConfigError(
                 f"schedule {join(entries)}: the exact teacher of '{dataset.name}' has no weights to start from; "

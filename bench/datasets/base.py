@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from tractbench.datasets.additions import extended
 from tractbench.datasets.formats.prepared import content_sha256
 from tractbench.datasets.workload import (
     ClassifierRecipe,
@@ -28,7 +29,8 @@ from tractbench.errors import ConfigError, nearest_name
 from tractbench.io.canonical import canonical
 from tractbench.io.files import file_name
 from tractbench.nets.architectures import Architecture
-from tractbench.nets.build import Argument
+from tractbench.nets.build import Argument, network_class
+from tractbench.plugins import plugin_hashes
 
 if TYPE_CHECKING:
     from tractbench.datasets.formats.files import FileDataset
@@ -55,7 +57,13 @@ class NetworkPreset:
     def key(self) -> dict[str, object]:
         """All that decides the network, as JSON values: part of the names of students that start from it."""
         arguments = {name: list(v) if isinstance(v, tuple) else v for name, v in self.arguments.items()}
-        return {"network": self.network, "arguments": arguments, "parameterisation": self.parameterisation}
+        key: dict[str, object] = {
+            "network": self.network,
+            "arguments": arguments,
+            "parameterisation": self.parameterisation,
+        }
+        plugin = plugin_hashes(network_class(self.network))
+        return key | ({"plugin": plugin} if plugin else {})
 
 
 class Distribution(Protocol):
@@ -93,7 +101,7 @@ class Dataset:
         flips: whether training images are mirrored at random.
         clips: whether predicted images may be clipped to [-1, 1]; data without bounds may not.
         train_count: training images that there are, where they need not be on this machine.
-        workload_file: TOML file of its workload. A plugin's data set names its own, or overrides ``workload``.
+        workload_file: TOML file of its workload. A plugin's data set names its own, or overrides ``own_workload``.
     """
 
     name: ClassVar[str]
@@ -108,7 +116,12 @@ class Dataset:
 
     @property
     def workload(self) -> Workload:
-        """How runs on it are set up: tiers, teachers, networks."""
+        """How runs on it are set up: tiers, teachers, networks, those among them that plugins add."""
+        return extended(self.own_workload, self.name)[0]
+
+    @property
+    def own_workload(self) -> Workload:
+        """What it says itself of how runs on it are set up."""
         if self.workload_file is None:
             raise ConfigError(f"data set '{self.name}' has no workload; set its class's workload_file to a TOML file")
         return load_workload(self.workload_file)
@@ -160,7 +173,8 @@ class Dataset:
         """Return one of the data set's architectures for a process, made for its images and classes."""
         networks = self.workload.networks
         if name not in networks:
-            raise ConfigError(f"data set '{self.name}' has no network {name!r}{nearest_name(name, networks)}")
+            broken = "".join(f"; {wrong}" for wrong in extended(self.own_workload, self.name)[1])
+            raise ConfigError(f"data set '{self.name}' has no network {name!r}{nearest_name(name, networks)}{broken}")
         if process not in networks[name]:
             fitting = [other for other, network in networks.items() if process in network]
             raise ConfigError(
@@ -211,6 +225,8 @@ class Dataset:
         # Every result is named by this hash: a part that is added, left out or written in another way renames the
         # results of every data set, and nothing would be found again.
         parts = {"contents": self.contents, "levels": self.levels, "classes": self.classes, "flips": self.flips}
+        if plugin := plugin_hashes(type(self)):  # whose code decodes and rounds
+            parts["plugin"] = plugin
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
     @contextmanager

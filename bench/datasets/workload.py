@@ -28,6 +28,7 @@ from tractbench.nets.architectures import Architecture, architecture
 from tractbench.nets.build import Argument
 
 Found = TypeVar("Found")
+Tables = TypeVar("Tables", bound=BaseModel)
 
 WORKLOADS = Path(__file__).parent.parent / "workloads"
 """Folder of the built-in data sets' workloads."""
@@ -49,11 +50,13 @@ TierTable = dict[str, Annotated[Argument | dict[str, Value], WrapValidator(_plai
 """A tier's settings, and under the names of processes what differs for them."""
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of a workload: no key but its own."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class NetworkTable(_Table):
+class NetworkTable(Table):
     """A network: a named architecture, or a constructor's name, and further arguments.
 
     Attributes:
@@ -87,7 +90,7 @@ class DenoiserTable(NetworkTable):
     parameterisation: str
 
 
-class TeacherRecipe(_Table):
+class TeacherRecipe(Table):
     """How a teacher for a data set is trained from scratch.
 
     Attributes:
@@ -121,7 +124,7 @@ class ClassifierRecipe(NetworkTable):
     batch: int = Field(ge=1)
 
 
-class Workload(_Table):
+class Workload(Table):
     """How runs on a data set are set up.
 
     Attributes:
@@ -194,16 +197,22 @@ def load_workload(path: Path) -> Workload:
     Raises:
         ConfigError: it cannot be read or says something wrong; the message names file, key, value and remedy.
     """
-    written = _read(path)
+    written = read_toml(path)
     if "source" in written:
         raise ConfigError(f"{path}: source: no such key; leave it out")
+    return parsed(Workload, {**written, "source": str(path)}, path)
+
+
+def parsed(kind: type[Tables], written: Mapping[str, object], path: Path) -> Tables:
+    """Return tables of a file as what they should be; a ConfigError names file, key, value and remedy."""
     try:
-        return Workload.model_validate({**written, "source": str(path)})
+        return kind.model_validate(written)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_complaint(error)}") from error
+        raise ConfigError(f"{path}: {_complaint(kind, error)}") from error
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, object]:
+def read_toml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, object]:
+    """Return what a TOML file says, after the file that its ``like`` names; a ConfigError says what is wrong."""
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -215,10 +224,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, object]:
         return written
     if not isinstance(like, str) or path.parent / like in (path, *seen):
         raise ConfigError(f"{path}: like {like!r}: name another file of the same folder")
-    return {**_read(path.parent / like, (path, *seen)), **written}
+    return {**read_toml(path.parent / like, (path, *seen)), **written}
 
 
-def _complaint(error: ValidationError) -> str:
+def _complaint(kind: type[BaseModel], error: ValidationError) -> str:
     """Say in one line which key is wrong, its value and what to do."""
     # a misspelt key is also a missing one: say the former
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
@@ -226,7 +235,7 @@ def _complaint(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         kinds: dict[object, type[BaseModel]] = {"networks": DenoiserTable, "recipes": TeacherRecipe,
                                                 "classifier": ClassifierRecipe}  # fmt: skip
-        fields = kinds.get(first["loc"][0], Workload) if len(first["loc"]) > 1 else Workload
+        fields = kinds.get(first["loc"][0], kind) if len(first["loc"]) > 1 else kind
         return f"{key}: no such key{nearest_name(str(first['loc'][-1]), fields.model_fields)}"
     if first["type"] == "missing":
         return f"{key} is missing; give it"

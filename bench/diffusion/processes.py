@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from tractbench.diffusion.preconditioning import SCHEMES, SIGMA_DATA
 from tractbench.errors import ConfigError, nearest_name
+from tractbench.plugins import components, load_class
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
@@ -239,8 +239,14 @@ class VE(Process):
         return Scales(sigma_t, sigma_s, sigma_t - sigma_s)
 
 
-PROCESSES: Mapping[str, type[Process]] = {process.name: process for process in (VP, VE)}
-"""Processes by name, the usual one first."""
+def process_class(name: str) -> type[Process]:
+    """Return a process's class by its name.
+
+    Raises:
+        ConfigError: there is none of that name, the message has the nearest one, or it cannot be loaded.
+    """
+    found: type[Process] = load_class("processes", name, Process)  # type: ignore[type-abstract]
+    return found
 
 
 def load_process(name: str, steps: int | None = None) -> Process:
@@ -249,20 +255,23 @@ def load_process(name: str, steps: int | None = None) -> Process:
     Raises:
         ConfigError: there is none of that name; the message has the nearest one.
     """
-    if name not in PROCESSES:
-        raise ConfigError(f"unknown process {name!r}{nearest_name(name, PROCESSES)}")
-    kind = PROCESSES[name]
+    kind = process_class(name)
     return kind.on_grid(kind.default_steps if steps is None else steps)
 
 
 def process_of(parameterisation: str) -> type[Process]:
-    """Return the process whose networks have a parameterisation.
+    """Return the process whose networks have a parameterisation, a built-in one before others.
 
     Raises:
         ConfigError: no process has it; the message has the nearest one.
     """
-    for process in PROCESSES.values():
+    known: list[str] = []
+    for name in components("processes"):
+        try:
+            process = process_class(name)
+        except ConfigError:  # of a broken plugin, which nobody asked for
+            continue
         if parameterisation in process.parameterisations:
             return process
-    known = [name for process in PROCESSES.values() for name in process.parameterisations]
+        known += process.parameterisations
     raise ConfigError(f"unknown parameterisation {parameterisation!r}{nearest_name(parameterisation, known)}")

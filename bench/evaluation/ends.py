@@ -19,6 +19,7 @@ from tractbench.evaluation.sampling import sample
 from tractbench.io.canonical import canonical
 from tractbench.io.files import write_atomic
 from tractbench.io.sealed import keep_sealed
+from tractbench.plugins import plugin_hashes
 from tractbench.progress import Progress, Task
 from tractbench.training.parallel import ALONE, Group
 
@@ -71,6 +72,7 @@ class TeacherEnds:
         self._group, self._progress = group, progress or Progress()
         self._own = own_images(ENDS, (CHUNK,), group)
         parts = [SCORING_VERSION, teacher_hash, process.key, steps, solver, clip, classes, precision]
+        parts += plugin_hashes(type(process))
         self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.npy"
 
     def error(self, denoiser: Denoiser, sampler: Sampler, two_times: bool = False) -> float:

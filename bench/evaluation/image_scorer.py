@@ -1,8 +1,8 @@
 """Scores of images in a data set's own feature spaces, against its training and its held-out images.
 
 ``fd_pixel`` and ``fd_feature`` are Frechet distances to the training images, of pixels in [-1, 1] and of the data set's
-own feature network; ``_held_out`` are the same to images nothing was trained on. None of them is a FID, which is
-defined by the Inception network.
+own feature network, ``fd_NAME`` of the extractor that protocol ``raw+NAME`` adds; ``_held_out`` are the same to images
+nothing was trained on. None of them is a FID, which is defined by the Inception network.
 
 ``nn_ratio`` is the mean distance of a sample to its nearest training image over the mean distance to its nearest
 held-out image. It is 0 for a sampler that only repeats its training images; fresh real images have the value given as
@@ -12,7 +12,7 @@ its floor.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -20,15 +20,17 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError
-from tractbench.evaluation.extractors.base import Extractor
-from tractbench.evaluation.extractors.classifier import ClassifierExtractor
-from tractbench.evaluation.extractors.pixel import PixelExtractor
+from tractbench.evaluation.extractors.base import Extractor, load_extractor
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.part import Part, merged
 from tractbench.evaluation.protocols import Protocol
 from tractbench.io.canonical import canonical
+from tractbench.plugins import plugin_hashes
 from tractbench.training.parallel import ALONE, Group
+
+OWN_SPACES = ("pixel", "feature")
+"""Feature spaces that are always scored; those of ``raw+NAME`` come after them."""
 
 
 class ImageScorer:
@@ -50,8 +52,11 @@ class ImageScorer:
                 f"use --protocol {dataset.workload.protocol}"
             )
         self._dataset, self.protocol, self._chunk, self.together = dataset, protocol, chunk, chunk
-        self._extractors: tuple[Extractor, ...] = (PixelExtractor(dataset), ClassifierExtractor(dataset))
-        parts = [dataset.fingerprint, protocol.key, [extractor.hash for extractor in self._extractors]]
+        self._extractors: Mapping[str, Extractor] = {
+            name: load_extractor(name, dataset) for name in (*OWN_SPACES, *protocol.spaces)
+        }
+        parts = [dataset.fingerprint, protocol.key, [extractor.hash for extractor in self._extractors.values()]]
+        parts += plugin_hashes(*map(type, self._extractors.values()))
         self.reference_hash = hashlib.sha256(canonical(parts).encode()).hexdigest()
 
     @property
@@ -59,7 +64,7 @@ class ImageScorer:
         """What the scores depend on besides the samples."""
         train, held_out = self._dataset.training_images, len(self._dataset.held_out)
         return Basis(
-            weights={extractor.name: extractor.hash for extractor in self._extractors},
+            weights={name: extractor.hash for name, extractor in self._extractors.items()},
             verified=True,
             statistics=f"the {train:,} training and {held_out:,} held-out images of {self._dataset.name}",
             reference_images=train,
@@ -69,11 +74,12 @@ class ImageScorer:
     @cached_property
     def _train(self) -> dict[str, Gaussian]:
         """Moments of the training images in each feature space, summed about the mean of their first piece."""
-        return {e.name: self._gaussian(e, self._dataset.train, None) for e in self._extractors}
+        return {name: self._gaussian(e, self._dataset.train, None) for name, e in self._extractors.items()}
 
     @cached_property
     def _held_out(self) -> dict[str, Gaussian]:
-        return {e.name: self._gaussian(e, self._dataset.held_out, self._train[e.name].mean) for e in self._extractors}
+        held_out = self._dataset.held_out
+        return {name: self._gaussian(e, held_out, self._train[name].mean) for name, e in self._extractors.items()}
 
     @cached_property
     def _train_pixels(self) -> Tensor:
@@ -98,9 +104,9 @@ class ImageScorer:
     def floors(self) -> dict[str, float]:
         """The scores of the held-out images against the training images; their nearest others stand for held out."""
         floors = {}
-        for extractor in self._extractors:
-            floor = frechet_distance(self._train[extractor.name], self._held_out[extractor.name])
-            floors[f"fd_{extractor.name}"] = floors[f"fd_{extractor.name}_held_out"] = floor
+        for name in self._extractors:
+            floor = frechet_distance(self._train[name], self._held_out[name])
+            floors[f"fd_{name}"] = floors[f"fd_{name}_held_out"] = floor
         among = torch.cdist(self._held_out_pixels, self._held_out_pixels)
         to_others = among.fill_diagonal_(torch.inf).amin(1).mean()
         to_train = torch.cdist(self._held_out_pixels, self._train_pixels).amin(1).mean()
@@ -117,12 +123,12 @@ class ImageScorer:
 
     def collect(self, batches: Iterable[Tensor]) -> Part:
         """Return moments in each feature space, and sums of distances to nearest images."""
-        moments = {e.name: RunningMoments(self._train[e.name].mean) for e in self._extractors}
+        moments = {name: RunningMoments(self._train[name].mean) for name in self._extractors}
         to_train = to_held_out = 0.0
         for batch in batches:
             for piece in torch.split(batch, self._chunk):  # the same sums in the same order for any batch size
-                for extractor in self._extractors:
-                    moments[extractor.name].add(extractor(piece))
+                for name, extractor in self._extractors.items():
+                    moments[name].add(extractor(piece))
                 pixels = self._pixels(piece)
                 to_train += float(torch.cdist(pixels, self._train_pixels).amin(1).sum())
                 to_held_out += float(torch.cdist(pixels, self._held_out_pixels).amin(1).sum())
@@ -133,9 +139,9 @@ class ImageScorer:
         whole = merged(parts)
         to_train, to_held_out = whole.sums["to_train"], whole.sums["to_held_out"]
         scores = {}
-        for extractor in self._extractors:
-            samples = whole.moments[extractor.name].gaussian()
-            scores[f"fd_{extractor.name}"] = frechet_distance(samples, self._train[extractor.name])
-            scores[f"fd_{extractor.name}_held_out"] = frechet_distance(samples, self._held_out[extractor.name])
+        for name in self._extractors:
+            samples = whole.moments[name].gaussian()
+            scores[f"fd_{name}"] = frechet_distance(samples, self._train[name])
+            scores[f"fd_{name}_held_out"] = frechet_distance(samples, self._held_out[name])
         scores["nn_ratio"] = to_train / to_held_out if to_held_out > 0 else float("inf")
         return {name: scores[name] for name in self.protocol.metrics}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, nearest_name
+from tractbench.plugins import normal
 
 Resize = Literal["none", "tensorflow", "torch", "clean"]
 """How images reach the extractor's size, see :mod:`tractbench.evaluation.extractors.resize`."""
@@ -36,6 +37,7 @@ class Protocol(BaseModel):
         floor: what the comparison row of real data is.
         samples: images of one sampling seed, None where the tier decides.
         seeds: number of sampling seeds, None where the tier decides.
+        spaces: feature extractors besides the data set's own, as ``raw+NAME`` asks for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +52,7 @@ class Protocol(BaseModel):
     floor: str
     samples: int | None = None
     seeds: int | None = None
+    spaces: tuple[str, ...] = ()
 
     @property
     def inception(self) -> bool:
@@ -148,7 +151,28 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def load_protocol(name: str) -> Protocol:
-    """Return a protocol by name; a ConfigError names the nearest one."""
+    """Return a protocol by name, ``raw+NAME`` for ``raw`` with the distances in another extractor's features.
+
+    The extractor itself is looked for when something is scored: a report needs none.
+
+    Raises:
+        ConfigError: there is none of that name, and the message has the nearest one, or it takes no extractors.
+    """
+    name, *spaces = name.split("+")
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}{nearest_name(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
+    protocol = PROTOCOLS[name]
+    if not spaces:
+        return protocol
+    if protocol.inception or protocol.reference != "train":
+        raise ConfigError(f"protocol '{name}' has its own features; add extractors to 'raw': raw+{'+'.join(spaces)}")
+    spaces = list(dict.fromkeys(map(normal, spaces)))
+    metrics = [f"fd_{space}{of}" for space in spaces for of in ("", "_held_out")]
+    if "" in spaces or set(metrics) & set(protocol.metrics):
+        asked = "+".join((name, *spaces))
+        raise ConfigError(
+            f"protocol {asked!r}: name extractors that '{name}' has not; see 'tractbench list extractors'"
+        )
+    return protocol.model_copy(
+        update={"name": "+".join((name, *spaces)), "spaces": tuple(spaces), "metrics": (*protocol.metrics, *metrics)}
+    )

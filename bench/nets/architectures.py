@@ -19,7 +19,7 @@ class Architecture(BaseModel):
     """A network's name and its constructor's arguments.
 
     Attributes:
-        network: one of ``tractbench.nets.build.NETWORKS``.
+        network: as it is registered in the entry-point group ``tractbench.networks``.
         arguments: by name; those of the images (channels, size, classes) may be left to the data set.
     """
 

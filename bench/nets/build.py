@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from tractbench.errors import ConfigError, nearest_name
-from tractbench.nets.classifier import Classifier
-from tractbench.nets.dhariwal_unet import DhariwalUNet
-from tractbench.nets.google_unet import GoogleUNet
-from tractbench.nets.mlp import MLP
-from tractbench.nets.song_unet import SongUNet
+from tractbench.errors import ConfigError
+from tractbench.plugins import load_class
 
 Argument = bool | int | float | str | tuple[int, ...]
 """What a card's network argument may be."""
@@ -27,13 +23,14 @@ class Initialised(Protocol):
         """Draw all weights from the generator."""
 
 
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
-    "classifier": Classifier,
-    "dhariwal_unet": DhariwalUNet,
-    "google_unet": GoogleUNet,
-    "mlp": MLP,
-    "song_unet": SongUNet,
-}
+def network_class(name: str) -> type[nn.Module]:
+    """Return a network's class by the name that it is registered with.
+
+    Raises:
+        ConfigError: there is none of that name, the message has the nearest one, or it cannot be loaded.
+    """
+    found: type[nn.Module] = load_class("networks", name, nn.Module)
+    return found
 
 
 def meta_network(name: str, arguments: Mapping[str, Argument]) -> nn.Module:
@@ -42,11 +39,10 @@ def meta_network(name: str, arguments: Mapping[str, Argument]) -> nn.Module:
     Raises:
         ConfigError: unknown network or arguments it does not take.
     """
-    if name not in NETWORKS:
-        raise ConfigError(f"unknown network '{name}'{nearest_name(name, NETWORKS)}")
+    made = network_class(name)
     try:
         with torch.device("meta"):
-            return NETWORKS[name](**arguments)
+            return made(**arguments)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ConfigError(f"network '{name}' cannot be built from {dict(arguments)}: {error}") from error
 
@@ -61,6 +57,7 @@ def build_network(name: str, arguments: Mapping[str, Argument], generator: torch
     """
     network = meta_network(name, arguments).to_empty(device="cpu")
     if generator is not None:
-        initialised: Initialised = network  # type: ignore[assignment]
-        initialised.initialise(generator)
+        if not isinstance(network, Initialised):
+            raise ConfigError(f"network '{name}' draws no weights of its own; give it initialise(generator)")
+        network.initialise(generator)
     return network

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from tractbench.config.command import given_settings, run_command
 from tractbench.config.fields import RunConfig
 from tractbench.config.identity import cell_id, student_id
@@ -16,6 +18,7 @@ from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.scorer import reference_hash
 from tractbench.method import Method
+from tractbench.nets.build import network_class
 from tractbench.teachers.load import teacher_hash
 
 
@@ -54,6 +57,12 @@ class Cell:
     def sampler(self) -> Sampler:
         """The sampler that spends the run's NFE."""
         return self.method.sampler(self.config.nfe, self.process)
+
+    @property
+    def student_network(self) -> type[nn.Module] | None:
+        """The class of the network that the student is moved into; None where it keeps its teacher's."""
+        name = self.config.student
+        return network_class(self.dataset.network(name, self.config.process).network) if name is not None else None
 
     @cached_property
     def command(self) -> str:

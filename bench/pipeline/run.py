@@ -27,8 +27,8 @@ from tractbench.pipeline.needs import check_needs, check_room
 from tractbench.pipeline.runtime import Runtime, StoppingProgress
 from tractbench.pipeline.samples import count_evaluations, score_samples
 from tractbench.pipeline.student import Student, count_parameters, make_student, teacher_ends
+from tractbench.plugins import distribution_hash
 from tractbench.progress import Progress
-from tractbench.registry import distribution_hash
 from tractbench.results.record import Metric, Record, RecordedConfig, Seconds
 from tractbench.results.store import CONFIG, PICTURE, Store
 from tractbench.teachers.load import load_teacher
@@ -197,13 +197,16 @@ class _Attempt:
         return Record.model_validate({**base, **values})
 
     def _hashes(self) -> dict[str, str | None]:
-        return {
+        hashes = {
             "teacher": self.cell.teacher_hash,
             "data": self.cell.dataset.fingerprint,
             "method_source": distribution_hash(type(self.cell.method)),
             "data_source": distribution_hash(type(self.cell.dataset)),
             "reference": self.cell.reference_hash,
         }
+        # only of plugins: runs of built-ins count together with those that older releases recorded
+        sources = {"process_source": type(self.cell.process), "network_source": self.cell.student_network}
+        return hashes | {name: found for name, kind in sources.items() if kind and (found := distribution_hash(kind))}
 
 
 def deviations(config: RunConfig, scorer: Scorer, dataset: Dataset) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from tractbench.pipeline.suite_engine import Engine, Running
 from tractbench.pipeline.suite_job import DRAIN, Batch, Item, busy
 from tractbench.pipeline.suite_order import deal, ordered
 from tractbench.pipeline.suite_progress import Current, JobReport, read_report
+from tractbench.plugins import used_files
 from tractbench.results.store import Store
 
 Status = Literal["done", "failed", "running", "elsewhere", "waiting"]
@@ -207,6 +208,7 @@ class Suite:
             device=self.options.device,
             checkpoint_every=self.options.checkpoint_every,
             suite="" if alone else str(self.folder.absolute()),
+            plugins=tuple(map(str, used_files())),
         )
 
     def _follow(self, flight: _Flight) -> None:

@@ -61,6 +61,7 @@ class Batch:
         checkpoint_every: seconds between checkpoints.
         environment: variables to set before anything heavy is imported.
         suite: folder whose lock the suite holds; without the suite the job saves and stops. "": it goes on alone.
+        plugins: files with components that are not installed.
     """
 
     items: tuple[Item, ...]
@@ -71,6 +72,7 @@ class Batch:
     checkpoint_every: float = 600.0
     environment: dict[str, str] = field(default_factory=dict)
     suite: str = ""
+    plugins: tuple[str, ...] = ()
 
     def __call__(self) -> None:
         """Make the runs."""
@@ -127,8 +129,10 @@ def work(batch: Batch, asked: Callable[[], bool]) -> None:
         asked: True ends the current run early, keeping what is done.
     """
     from tractbench.pipeline.suite_progress import Reporter
+    from tractbench.plugins import use_files
     from tractbench.results.store import Store
 
+    use_files(map(Path, batch.plugins))
     reporter, store = Reporter(Path(batch.report), batch.seconds), Store(Path(batch.store), create=True)
     stop = _or_alone(asked, batch.suite)
     for index, item in enumerate(batch.items):

@@ -17,7 +17,8 @@ from tractbench.diffusion.preconditioning import SCHEMES
 from tractbench.diffusion.processes import Process, process_of
 from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
-from tractbench.nets.build import build_network
+from tractbench.nets.build import build_network, network_class
+from tractbench.plugins import plugin_hashes
 from tractbench.teachers.card import TeacherCard, load_network, read_card, read_weights
 
 EXACT = "exact"
@@ -108,7 +109,8 @@ def teacher_hash(name_or_path: str, dataset: Dataset, process: Process) -> str:
     else:
         card, _ = _card_for(name_or_path, dataset, process)
         fields = card.model_dump(include={"network", "arguments", "parameterisation", "process", "sha256"})
-        parts = fields | ({"settings": card.settings} if card.settings else {})
+        plugin = plugin_hashes(network_class(card.network))
+        parts = fields | ({"settings": card.settings} if card.settings else {}) | ({"plugin": plugin} if plugin else {})
     return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from tractbench.diffusion.processes import load_process, process_of
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
 from tractbench.io.files import file_sha256, write_atomic
 from tractbench.nets.architectures import architecture
-from tractbench.nets.build import NETWORKS, Argument, meta_network
+from tractbench.nets.build import Argument, meta_network, network_class
 from tractbench.teachers.card import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
 from tractbench.teachers.load import load_card
 from tractbench.teachers.readers.foreign import Foreign, fit, read_foreign, write_safetensors
@@ -242,7 +242,7 @@ def _recipe(foreign: Foreign, path: Path, published: Published | None) -> tuple[
     if foreign.network not in (None, published.network):
         differing.append(f"network {foreign.network}, not {published.network}")
     else:
-        defaults = inspect.signature(NETWORKS[published.network]).parameters
+        defaults = inspect.signature(network_class(published.network)).parameters
         for key, value in foreign.arguments.items():
             said = published.arguments.get(key, defaults[key].default)
             if said != value:

@@ -6,9 +6,22 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from tractbench.datasets.base import Dataset
+from tractbench.plugins import load_class
+
 
 class Extractor(ABC):
-    """Maps quantised images to features; what it is called and what identifies it is known without its weights."""
+    """Maps quantised images to features; what it is called and what identifies it is known without its weights.
+
+    It is registered in the entry-point group ``tractbench.extractors``, and a class attribute ``name`` says under which
+    name. One of a plugin counts in identities with its whole distribution.
+
+    Args:
+        dataset: the data whose images it maps.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
 
     @property
     @abstractmethod
@@ -23,3 +36,13 @@ class Extractor(ABC):
     @abstractmethod
     def __call__(self, grey: Tensor) -> Tensor:
         """Return features ``[B, D]`` of grey levels ``[B, C, H, W]`` uint8; weights are loaded at the first call."""
+
+
+def load_extractor(name: str, dataset: Dataset) -> Extractor:
+    """Return the feature extractor of a name, for the images of a data set.
+
+    Raises:
+        ConfigError: there is none of that name, the message has the nearest one, or it is not for these data.
+    """
+    kind: type[Extractor] = load_class("extractors", name, Extractor)  # type: ignore[type-abstract]
+    return kind(dataset)

@@ -34,7 +34,7 @@ class ClassifierExtractor(Extractor):
     name = "feature"
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        super().__init__(dataset)
         self._card, self._folder = read_card(dataset.workload.features, FeatureCard)
 
     @property
@@ -52,7 +52,7 @@ class ClassifierExtractor(Extractor):
     @torch.no_grad()
     def __call__(self, grey: Tensor) -> Tensor:
         """Return features of grey levels ``[B, C, H, W]`` uint8."""
-        return self._network.features(self._dataset.decode(grey))
+        return self._network.features(self.dataset.decode(grey))
 
 
 def _shifted(images: Tensor, random: torch.Generator) -> Tensor:

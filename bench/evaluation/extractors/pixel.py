@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tractbench.datasets.base import Dataset
 from tractbench.evaluation.extractors.base import Extractor
 
 
@@ -14,9 +13,6 @@ class PixelExtractor(Extractor):
     name = "pixel"
     hash = "pixel"
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
     def __call__(self, grey: Tensor) -> Tensor:
         """Return the pixels of grey levels ``[B, C, H, W]`` uint8."""
-        return self._dataset.decode(grey).double().flatten(1)
+        return self.dataset.decode(grey).double().flatten(1)
