@@ -149,7 +149,7 @@ def _checkpoints(store: Store) -> Iterator[Problem]:
                     yield Problem("leftover", _inside(store, path), "its student is finished")
                 else:
                     text = (
-                        "a run with --force was stopped; the same command goes on from there, deleting it gives it up"
+                        "a run with --force was stopped; the same command goes on, deleting it gives it up"
                     )
                     yield Problem("unfinished", _inside(store, path), text)
 
