@@ -43,7 +43,7 @@ def evaluate(
         Path | None, typer.Option(help="Inception weights instead of the published ones: no score is a FID then.")
     ] = None,
     statistics: Annotated[
-        Path | None, typer.Option(help="Reference statistics that others made: .npz with mu and sigma.")
+        Path | None, typer.Option(help="Reference statistics that others made: .npz with mu and sigma, or EDM2's .pkl.")
     ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Order of an array's axes where it is not clear: nchw, nhwc.")
