@@ -89,7 +89,7 @@ def _described(path: Path, name: str, size: int, opened: Callable[[], IO[bytes]]
                 if len(content) < take * row * dtype.itemsize:
                     raise DamagedFileError(f"{path} ends before its {count:,} rows; make or fetch it again")
                 batch = np.frombuffer(content, dtype).reshape(take, *shape[1:])
-                # torch has no unsigned integers of more than a byte to compare: none is a grey level beyond int64 either
+                # torch compares no unsigned integers of more than a byte; what wraps becomes negative, no grey level
                 wide = dtype.kind == "u" and dtype.itemsize > 1
                 yield torch.from_numpy(np.array(batch, np.int64 if wide else dtype.newbyteorder("="), order="C"))
 

@@ -86,5 +86,5 @@ def read_edm2(path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         return {name: statistics[name].values for name in ("mu", "sigma")}
     except Exception as error:  # a hostile or damaged file may fail in any way
         raise DamagedFileError(
-            f"{path} holds no statistics of EDM2's for '{METRIC}' ({reason(error)}); fetch it again, or give an npz file"
+            f"{path} holds no statistics of EDM2's for '{METRIC}' ({reason(error)}); fetch it again, or give an npz"
         ) from error

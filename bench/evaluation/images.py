@@ -17,7 +17,8 @@ from tractbench.evaluation.sample_set import Layout, Reading, SampleSet, damaged
 from tractbench.io.archives import UNREADABLE, by_name, put_on_purpose
 
 ARRAYS: Mapping[str, tuple[Callable[[Path], list[Array]], Layout]] = {
-    ".npz": (npz_arrays, "nhwc"), ".npy": (npy_arrays, "nhwc"), ".pt": (torch_arrays, "nchw"), ".pth": (torch_arrays, "nchw")
+    ".npz": (npz_arrays, "nhwc"), ".npy": (npy_arrays, "nhwc"),
+    ".pt": (torch_arrays, "nchw"), ".pth": (torch_arrays, "nchw")
 }  # fmt: skip
 """How files of arrays are looked at, and the layout that they usually have."""
 
@@ -93,7 +94,7 @@ def _shards(path: Path) -> list[Path]:
         if len(kinds) > 1:
             raise ConfigError(f"samples {path} holds files of several kinds ({', '.join(sorted(kinds))}); give one")
         return [path / name for name in sorted(files, key=by_name) if Path(name).suffix.lower() in kinds]
-    found = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path)))]
+    found = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207 - any pattern
     if not found:
         raise ConfigError(f"no samples at {path}; give {KINDS}")
     for file in found:

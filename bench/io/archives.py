@@ -35,7 +35,7 @@ def put_on_purpose(name: str) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """Return a member's name with ``/`` between folders, as Windows may have written ``\\``, and no ``./`` before."""
+    """Return a member's name with ``/`` between folders, whatever Windows wrote, and without ``./`` before it."""
     return name.replace("\\", "/").removeprefix("./")
 
 
