@@ -25,7 +25,7 @@ def evaluate(
         list[Path] | None,
         typer.Argument(
             metavar="[PATH]...",
-            help="Samples: a run's folder; a folder, zip or tar of PNG files; .npz, .npy or .pt files. Several are shards.",
+            help="A run's folder; a folder, zip or tar of PNG files; .npz, .npy or .pt files. Several are shards.",
             show_default=False,
         ),
     ] = None,

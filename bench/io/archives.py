@@ -29,6 +29,16 @@ def reason(error: BaseException, limit: int = 120) -> str:
     return " ".join(_ESCAPES.sub("", str(error)).split())[:limit] or type(error).__name__
 
 
+def is_web_page(path: Path) -> bool:
+    """Whether a file is a page that a server sent in place of what was asked for."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(512).lstrip().lower()
+    except OSError:
+        return False
+    return start.startswith((b"<!doctype html", b"<html"))
+
+
 def put_on_purpose(name: str) -> bool:
     """Whether nothing in a path (with ``/``) is hidden or what file managers leave: ``.DS_Store``, ``__MACOSX/``."""
     return not any(part.startswith(".") or part in _LITTER or part.lower() in _LITTER for part in name.split("/"))

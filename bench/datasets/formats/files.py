@@ -60,6 +60,10 @@ class FileDataset(Dataset):
         """Return the splits that the files at a path hold."""
         raise NotImplementedError
 
+    def outdated(self, manifest: Manifest) -> str | None:
+        """Return how prepared images differ from what the name says, None if they do not."""
+        return None
+
     def deviation(self, path: Path) -> str | None:
         """Return how files differ from the published ones, None if they do not or nobody can tell."""
         return None
@@ -132,6 +136,8 @@ class FileDataset(Dataset):
                 f"data set '{self.name}' has no {split} images here; tractbench data prepare {self.name} {files}"
                 + f", or take what is here: {here}" * bool(here)
             )
+        if (reason := self.outdated(found if isinstance(found, Manifest) else found.manifest)) is not None:
+            raise ConfigError(f"data set '{self.name}': {reason}")
         return found
 
     def _split(self, split: str) -> Split:
@@ -154,7 +160,11 @@ class FileDataset(Dataset):
     @property
     def train_labels(self) -> Tensor | None:
         """Classes of the training images ``[N]``, None if runs are not conditional."""
-        return self._train.labels if self.classes else None
+        if not self.classes:
+            return None
+        if not self._manifest.labelled:
+            raise ConfigError(f"data set '{self.name}' was prepared from files without labels; prepare it from others")
+        return self._train.labels
 
     @cached_property
     def held_out(self) -> Tensor:

@@ -42,12 +42,14 @@ class Source:
         read: yields the images from a given index on, in pieces.
         identity: changes whenever the files do (see :func:`stamp`); a half-made conversion is only continued from the
             same files.
+        labelled: whether the files say the images' classes; labels are -1 where they do not.
     """
 
     name: str
     count: int | None
     read: Callable[[int], Pieces]
     identity: str
+    labelled: bool = True
 
 
 class Manifest(BaseModel):
@@ -62,6 +64,8 @@ class Manifest(BaseModel):
         sha256: of all pixels, then all labels (little-endian int32).
         deviation: how it differs from the published split; then it never stands for it.
         made_by: version of this package.
+        made_from: the source's identity; "" where an earlier release did not write it.
+        labelled: whether the images' classes are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +78,8 @@ class Manifest(BaseModel):
     sha256: str
     deviation: str | None = None
     made_by: str
+    made_from: str = ""
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,11 @@ def prepare_split(
         there = found.manifest.deviation
         if there and not allow_deviation:
             raise ConfigError(f"{dataset} {split} is here with a deviation: {there}; add --force to replace it")
+        if found.manifest.made_from != source.identity:
+            raise ConfigError(
+                f"{dataset} {split} is already prepared, from other files ({found.manifest.source}); add --force to "
+                "replace it by these, or leave it as it is"
+            )
         progress.message(f"{dataset} {split} is already prepared; --force converts it again")
         return found.manifest
     _check_count(dataset, split, source.count, expected, allow_deviation)
@@ -213,6 +224,8 @@ def prepare_split(
                 sha256=_digest((_part(pixels), _part(labels)), f"hashing {dataset} {split}", progress),
                 deviation="; ".join(filter(None, (deviation, wrong_count))) or None,
                 made_by=version("tractbench"),
+                made_from=source.identity,
+                labelled=source.labelled,
             )
             manifest_path.unlink(missing_ok=True)
             _part(pixels).replace(pixels)
@@ -286,7 +299,7 @@ def _convert(
                         "fetch the files again"
                     )
                 wrong = np.flatnonzero((classes_of < 0) | (classes_of >= classes))
-                if len(wrong):
+                if len(wrong) and source.labelled:
                     index = done + int(wrong[0])
                     raise DamagedFileError(
                         f"{source.name}: image {index} has label {classes_of[wrong[0]]}, labels are 0 to {classes - 1}"
