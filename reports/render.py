@@ -21,6 +21,7 @@ from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Document
 from tractbench.reports.frames import run_frame, settings_text, table_frame
 from tractbench.reports.sheet import Entry, Sheet, with_interval
+from tractbench.reports.stored_files import intact_losses, intact_picture
 from tractbench.reports.verdicts.verdict import Compared
 from tractbench.results.record import Record
 from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID, student_file
@@ -84,6 +85,8 @@ def _run_view(root: Path, record: Record) -> dict[str, Any]:
     folder = root / record.folder
     picture = folder / PICTURE
     curve = student_file(folder, record.student, LOSSES)
+    pictures = [(path, intact_picture) for path in (picture, folder / GRID, folder / TEACHER_GRID)]
+    files = [*pictures, (curve, intact_losses)]
     config = record.config
     trained = [" → ".join(map(str, config.schedule)), format_budget(config.budget)] if config.schedule else []
     parts = [config.method, f"{config.nfe} NFE", *trained, settings_text(config), f"seed {config.seed}", config.tier]
@@ -92,8 +95,9 @@ def _run_view(root: Path, record: Record) -> dict[str, Any]:
     return {
         "record": record,
         "title": title,
-        "picture": base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
-        "losses": loss_figure(curve) if curve.exists() else None,
+        "picture": base64.b64encode(picture.read_bytes()).decode() if intact_picture(picture) else None,
+        "losses": loss_figure(curve) if intact_losses(curve) else None,
+        "damaged": [path.name for path, sound in files if path.exists() and not sound(path)],
         "errors": error_figure(errors) if len(errors) > 1 else None,
         "errors_alt": "Mean squared distance to the teacher: "
         + "; ".join(f"{e.error:.3g} at {e.end} steps" for e in errors),
@@ -109,7 +113,7 @@ def grid_files(root: Path, chapter: Chapter) -> list[tuple[int, list[tuple[str, 
         own = []
         for sample in samples:
             folder = root / sample.record.folder
-            if not (folder / GRID).is_file() or not (folder / TEACHER_GRID).is_file():
+            if not intact_picture(folder / GRID) or not intact_picture(folder / TEACHER_GRID):
                 continue
             config = sample.record.config
             teacher = f"teacher {config.teacher}, {config.grid_steps} steps"

@@ -205,7 +205,7 @@ def load_workload(path: Path) -> Workload:
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, object]:
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read workload {path}: {error.strerror}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

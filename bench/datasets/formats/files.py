@@ -14,6 +14,7 @@ from tractbench.datasets.formats.prepared import (
     Manifest,
     Source,
     Split,
+    check_split,
     folder_of,
     open_split,
     prepare_split,
@@ -144,6 +145,11 @@ class FileDataset(Dataset):
         return self._here(open_split(self.data_name, split), split)
 
     @cached_property
+    def _checked_train(self) -> Split:
+        check_split(self._train)
+        return self._train
+
+    @cached_property
     def _manifest(self) -> Manifest:
         """The training images' manifest; the images are not opened for it."""
         return self._here(read_manifest(self.data_name, "train"), "train")
@@ -155,7 +161,7 @@ class FileDataset(Dataset):
     @cached_property
     def train(self) -> Tensor:
         """Training images ``[N, C, H, W]``, uint8, mapped from disk."""
-        return self._train.images
+        return self._checked_train.images
 
     @property
     def train_labels(self) -> Tensor | None:
@@ -164,12 +170,14 @@ class FileDataset(Dataset):
             return None
         if not self._manifest.labelled:
             raise ConfigError(f"data set '{self.name}' was prepared from files without labels; prepare it from others")
-        return self._train.labels
+        return self._checked_train.labels
 
     @cached_property
     def held_out(self) -> Tensor:
         """Images that nothing is trained on, ``[N, C, H, W]``, uint8, mapped from disk."""
-        return self._split("held_out").images
+        found = self._split("held_out")
+        check_split(found)
+        return found.images
 
     @property
     def training_images(self) -> int:

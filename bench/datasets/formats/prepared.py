@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from tractbench.errors import ConfigError, DamagedFileError, StoreError
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_name, write_atomic
+from tractbench.io.seals import sealed, unsealed
 from tractbench.progress import Progress
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32]]
@@ -128,8 +130,8 @@ def read_manifest(dataset: str, split: str) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        manifest = Manifest.model_validate(unsealed(json.loads(path.read_text(encoding="utf-8-sig"))))
+    except (OSError, ValueError, AttributeError) as error:  # a ValidationError is a ValueError
         raise DamagedFileError(f"{path} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
     if (manifest.dataset, manifest.split) != (dataset, split):
         raise DamagedFileError(f"{path} is of {manifest.dataset} {manifest.split}; {remedy}")
@@ -161,6 +163,24 @@ def open_split(dataset: str, split: str) -> Split | None:
     mapped = np.memmap(pixels, np.uint8, "c", shape=shape)  # copy on write: nobody writes, and torch asks for writable
     held = np.fromfile(labels, LABEL).astype(np.int64)
     return Split(manifest, torch.from_numpy(mapped), torch.from_numpy(held))
+
+
+def check_split(found: Split) -> None:
+    """Read a prepared split whole, once in a process while its files stay as they are.
+
+    Raises:
+        DamagedFileError: it has another hash than its manifest.
+    """
+    dataset, split, sha256 = found.manifest.dataset, found.manifest.split, found.manifest.sha256
+    paths = _paths(dataset, split)[1:]
+    stamps = tuple((path.absolute(), s.st_size, s.st_mtime_ns, s.st_ino) for path in paths for s in (path.stat(),))
+    if _stamped_digest(paths, stamps) != sha256:
+        raise DamagedFileError(f"{paths[0]} or {paths[1].name} is not as it was prepared; {_remedy(dataset)}")
+
+
+@lru_cache(maxsize=16)
+def _stamped_digest(paths: tuple[Path, Path], _stamps: tuple[tuple[Path, int, int, int], ...]) -> str:
+    return _digest(paths, "hashing", Progress())
 
 
 def prepare_split(
@@ -230,7 +250,7 @@ def prepare_split(
             manifest_path.unlink(missing_ok=True)
             _part(pixels).replace(pixels)
             _part(labels).replace(labels)
-            write_atomic(manifest_path, manifest.model_dump_json(indent=2) + "\n")
+            write_atomic(manifest_path, json.dumps(sealed(manifest.model_dump(mode="json")), indent=2) + "\n")
             _part(manifest_path).unlink(missing_ok=True)
     except Timeout as error:
         raise StoreError(f"{pixels.parent} is being prepared by another process; wait for it") from error
@@ -269,16 +289,20 @@ def _convert(
     description: str,
     progress: Progress,
 ) -> int:
-    """Append a source's images to the half-made files, from the first that is missing; return their number."""
+    """Append a source's images to the half-made files, from the first that is missing; return their number.
+
+    What is there is only continued if it has the hash that it was left with.
+    """
     state, part, label_part = _part(pixels.with_suffix(".json")), _part(pixels), _part(labels)
     size = int(np.prod(shape))
-    done = 0
-    if part.exists() and label_part.exists() and state.exists() and _identity(state) == source.identity:
-        done = min(part.stat().st_size // size, label_part.stat().st_size // LABEL.itemsize)
-    else:
-        write_atomic(state, json.dumps({"identity": source.identity}))
+    kept = _Kept.read(state, source.identity, (part, size), (label_part, LABEL.itemsize))
+    if kept is None:
+        if state.exists() and part.exists() and part.stat().st_size:
+            progress.message(f"{part} is of other files or not as it was left; it is made from the start")
+        kept = _Kept()
         part.write_bytes(b"")
         label_part.write_bytes(b"")
+    done = kept.images
     with part.open("r+b") as image_file, label_part.open("r+b") as label_file:
         image_file.truncate(done * size)
         label_file.truncate(done * LABEL.itemsize)
@@ -304,21 +328,63 @@ def _convert(
                     raise DamagedFileError(
                         f"{source.name}: image {index} has label {classes_of[wrong[0]]}, labels are 0 to {classes - 1}"
                     )
-                image_file.write(np.ascontiguousarray(images).tobytes())
-                label_file.write(classes_of.astype(LABEL).tobytes())
+                written = np.ascontiguousarray(images).tobytes(), classes_of.astype(LABEL).tobytes()
+                for file, content in zip((image_file, label_file), written, strict=True):
+                    file.write(content)
+                    file.flush()
                 done += len(images)
+                kept.add(len(images), *written)
+                kept.write(state, source.identity)
                 task.advance(len(images))
         for file in (image_file, label_file):
-            file.flush()
             os.fsync(file.fileno())
     return done
 
 
-def _identity(state: Path) -> object:
-    try:
-        return json.loads(state.read_text(encoding="utf-8")).get("identity")
-    except (OSError, ValueError, AttributeError):
-        return None
+class _Kept:
+    """What a half-made conversion has: how many images, and the hashes of their pixels and labels so far."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._pixels, self._labels = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, images: int, pixels: bytes, labels: bytes) -> None:
+        """Take note of images that were written."""
+        self.images += images
+        self._pixels.update(pixels)
+        self._labels.update(labels)
+
+    def write(self, state: Path, identity: str) -> None:
+        """Write what there is; the file is small and renamed, so that it is always whole."""
+        hashes = {"pixels": self._pixels.hexdigest(), "labels": self._labels.hexdigest()}
+        write_atomic(state, json.dumps(sealed({"identity": identity, "images": self.images, **hashes})))
+
+    @classmethod
+    def read(cls, state: Path, identity: str, *files: tuple[Path, int]) -> _Kept | None:
+        """Return what there is of the same source; None if there is nothing, or not what was written.
+
+        Args:
+            state: where it was written.
+            identity: the source's.
+            files: pixels and labels, each with its bytes an image.
+        """
+        try:
+            written = unsealed(json.loads(state.read_text(encoding="utf-8")))
+            images = written["images"]
+            if written["identity"] != identity or not isinstance(images, int):
+                return None
+            kept = cls()
+            kept.images = images
+            for digest, (path, size) in zip((kept._pixels, kept._labels), files, strict=True):
+                with path.open("rb") as file:
+                    left = images * size
+                    while left and (piece := file.read(min(left, 1 << 22))):
+                        digest.update(piece)
+                        left -= len(piece)
+            hashes = kept._pixels.hexdigest(), kept._labels.hexdigest()
+            return kept if hashes == (written["pixels"], written["labels"]) else None
+        except (OSError, ValueError, KeyError, AttributeError):
+            return None
 
 
 def _digest(paths: tuple[Path, Path], description: str, progress: Progress) -> str:
