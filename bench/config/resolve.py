@@ -110,6 +110,11 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
             f"solver {method.sampler()!r} is not for process '{process}'; leave it out"
             + f", or add --process {' or '.join(others)}" * bool(others)
         )
+    if config.options.get("solver") == "heun" and config.nfe % 2 == 0:
+        odd = config.nfe - 1, config.nfe + 1
+        raise ConfigError(
+            f"nfe {config.nfe}: heun would spend {odd[0]}, two in each step but the last; try {odd[0]} or {odd[1]}"
+        )
     for key in CLIPPING:
         if not dataset.clips and (config.model_dump() | config.options).get(key):
             raise ConfigError(f"{key} true: data set '{dataset.name}' has no bounds to clip to; leave it out")
