@@ -178,7 +178,7 @@ def test_hostile_text_is_text_in_html_and_latex(store):
     assert not set(bare) & set("\\&%$#_{}~^<>")
     assert bare.isascii()
     (row,) = markdown_rows(render(store, "markdown"))
-    assert re.sub(r"\\([\\|<>*_`\[\]])", r"\1", row["Settings"]) == f"failed: {HOSTILE}"
+    assert re.sub(r"\\([\\|<>*_`\[\]&~$])", r"\1", row["Settings"]) == f"failed: {HOSTILE}"
 
 
 def test_the_page_needs_nothing_from_outside(store):
