@@ -74,7 +74,9 @@ def array_set(chosen: Sequence[Array], reading: Reading, usual: Layout, source: 
     if _points(first, reading):
         return _point_set(chosen, count, source, named)
     layout = _layout(first, reading, usual)
-    shape = first.shape[1:] if layout == "nchw" else (first.shape[3], *first.shape[1:3])
+    _, *axes = first.shape
+    channels, height, width = axes if layout == "nchw" else (axes[2], axes[0], axes[1])
+    shape = channels, height, width
     notes = [*named, f"read as {WRITTEN[layout]}"]
     if first.kind == "integers":
         notes += [f"{first.dtype} taken for grey levels"] * (first.dtype not in ("uint8", "torch.uint8"))

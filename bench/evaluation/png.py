@@ -56,9 +56,13 @@ def open_folder(path: Path) -> SampleSet:
 
     @contextmanager
     def files() -> Iterator[Files]:
-        yield {name: partial((path / name).open, "rb") for name in files_below(path)}
+        yield {name: partial(_opened, path / name) for name in files_below(path)}
 
     return _pictures(path, files)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return file.open("rb")
 
 
 def open_zip(path: Path) -> SampleSet:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from tractbench.datasets.formats.half_made import HalfMade
 from tractbench.errors import ConfigError, DamagedFileError, StoreError
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_name, write_atomic
@@ -295,11 +296,11 @@ def _convert(
     """
     state, part, label_part = _part(pixels.with_suffix(".json")), _part(pixels), _part(labels)
     size = int(np.prod(shape))
-    kept = _Kept.read(state, source.identity, (part, size), (label_part, LABEL.itemsize))
+    kept = HalfMade.read(state, source.identity, (part, size), (label_part, LABEL.itemsize))
     if kept is None:
         if state.exists() and part.exists() and part.stat().st_size:
             progress.message(f"{part} is of other files or not as it was left; it is made from the start")
-        kept = _Kept()
+        kept = HalfMade()
         part.write_bytes(b"")
         label_part.write_bytes(b"")
     done = kept.images
@@ -339,52 +340,6 @@ def _convert(
         for file in (image_file, label_file):
             os.fsync(file.fileno())
     return done
-
-
-class _Kept:
-    """What a half-made conversion has: how many images, and the hashes of their pixels and labels so far."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self._pixels, self._labels = hashlib.sha256(), hashlib.sha256()
-
-    def add(self, images: int, pixels: bytes, labels: bytes) -> None:
-        """Take note of images that were written."""
-        self.images += images
-        self._pixels.update(pixels)
-        self._labels.update(labels)
-
-    def write(self, state: Path, identity: str) -> None:
-        """Write what there is; the file is small and renamed, so that it is always whole."""
-        hashes = {"pixels": self._pixels.hexdigest(), "labels": self._labels.hexdigest()}
-        write_atomic(state, json.dumps(sealed({"identity": identity, "images": self.images, **hashes})))
-
-    @classmethod
-    def read(cls, state: Path, identity: str, *files: tuple[Path, int]) -> _Kept | None:
-        """Return what there is of the same source; None if there is nothing, or not what was written.
-
-        Args:
-            state: where it was written.
-            identity: the source's.
-            files: pixels and labels, each with its bytes an image.
-        """
-        try:
-            written = unsealed(json.loads(state.read_text(encoding="utf-8")))
-            images = written["images"]
-            if written["identity"] != identity or not isinstance(images, int):
-                return None
-            kept = cls()
-            kept.images = images
-            for digest, (path, size) in zip((kept._pixels, kept._labels), files, strict=True):
-                with path.open("rb") as file:
-                    left = images * size
-                    while left and (piece := file.read(min(left, 1 << 22))):
-                        digest.update(piece)
-                        left -= len(piece)
-            hashes = kept._pixels.hexdigest(), kept._labels.hexdigest()
-            return kept if hashes == (written["pixels"], written["labels"]) else None
-        except (OSError, ValueError, KeyError, AttributeError):
-            return None
 
 
 def _digest(paths: tuple[Path, Path], description: str, progress: Progress) -> str:
