@@ -84,6 +84,7 @@ def test_hidden_folders_are_no_classes(tmp_path):
     (tmp_path / ".ipynb_checkpoints").mkdir()
     image(tmp_path / "__MACOSX" / "x.png")
     assert prepare(tmp_path, ImageNet64("crop")).train_labels.tolist() == [0, 1]
+    assert read_manifest("imagenet64:crop", "train").notes == ("2 hidden folders, passed over: .ipynb_checkpoints",)
 
 
 def test_an_empty_class_is_named(tmp_path):
@@ -99,6 +100,8 @@ def test_numbers_are_in_the_order_of_numbers(tmp_path):
             image(tmp_path / str(number) / f"{index}.png")
     labels = prepare(tmp_path, ImageNet64("crop")).train_labels.tolist()
     assert [labels.count(label) for label in range(4)] == [1, 2, 3, 4]
+    (note,) = read_manifest("imagenet64:crop", "train").notes
+    assert "order of their folders' numbers" in note
 
 
 def test_other_files_for_what_is_prepared_are_not_passed_over(tractbench, tmp_path):

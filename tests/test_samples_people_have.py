@@ -69,6 +69,13 @@ def test_a_layout_that_is_not_clear_is_asked_for(tmp_path):
     assert open_samples(tmp_path / "a.npy", Reading(layout="nhwc")).shape == (3, 3, 2)
 
 
+def test_an_npz_that_was_packed_again_on_a_mac(tmp_path):
+    np.savez(tmp_path / "a.npz", ROWS)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("__MACOSX/._arr_0.npy", b"no array")
+    assert same(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.pt"])
 def test_one_of_two_arrays_of_images_is_asked_for(tmp_path, name):
     if name == "a.npz":

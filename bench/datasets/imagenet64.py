@@ -97,7 +97,8 @@ class ImageNet64(FileDataset):
             folders = {"train": path}
         classes = _classes(folders["train"])
         found = {split: _class_files(folder, classes) for split, folder in folders.items()}
-        return {split: _folder_source(files, self.source) for split, files in found.items() if files}
+        notes = _notes(folders["train"], list(classes))
+        return {split: _folder_source(files, self.source, notes) for split, files in found.items() if files}
 
 
 # npz batches of downsampled ImageNet
@@ -200,7 +201,16 @@ def _class_files(folder: Path, classes: Mapping[str, int]) -> list[tuple[Path, i
     return files
 
 
-def _folder_source(files: list[tuple[Path, int]], name: str) -> Source:
+def _notes(folder: Path, classes: list[str]) -> tuple[str, ...]:
+    """Return what of a folder of classes was passed over or assumed."""
+    found = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    hidden = sorted(set(found) - set(classes))
+    notes = [f"{len(hidden):,} hidden folders, passed over: {hidden[0]}"] if hidden else []
+    notes += ["classes are in the order of their folders' numbers, not of their names"] * (classes != sorted(classes))
+    return tuple(notes)
+
+
+def _folder_source(files: list[tuple[Path, int]], name: str, notes: tuple[str, ...]) -> Source:
     def reduced(item: tuple[Path, int]) -> NDArray[np.uint8]:
         return _reduced(item[0], FILTERS[name])
 
@@ -210,7 +220,8 @@ def _folder_source(files: list[tuple[Path, int]], name: str) -> Source:
                 piece = files[low : low + PIECE]
                 yield np.stack(list(pool.map(reduced, piece))), np.array([label for _, label in piece], np.int32)
 
-    return Source(_made(name), len(files), read, f"{name} {stamp(file for file, _ in files)}")
+    identity = f"{name} {stamp(file for file, _ in files)}"
+    return Source(_made(name), len(files), read, identity, notes=notes)
 
 
 def _made(source: str) -> str:

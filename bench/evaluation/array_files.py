@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.sample_set import BATCH, damaged
-from tractbench.io.archives import UNREADABLE, zip_members
+from tractbench.io.archives import UNREADABLE, put_on_purpose, zip_members
 
 FLOAT_BYTES = (2, 4, 8)
 TORCH_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,7 +52,8 @@ def npy_arrays(path: Path) -> list[Array]:
 def npz_arrays(path: Path) -> list[Array]:
     """Look at all arrays of an ``.npz`` file."""
     with zipfile.ZipFile(path) as archive:
-        members = {name: info for name, info in zip_members(archive, path).items() if name.endswith(".npy")}
+        found = zip_members(archive, path)
+    members = {name: info for name, info in found.items() if name.endswith(".npy") and put_on_purpose(name)}
 
     def opened(info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
         def open_member() -> IO[bytes]:

@@ -41,7 +41,7 @@ def edm_zip_source(path: Path, size: int, *, labels_needed: bool) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             members = zip_members(archive, path)
-            files, _ = split_litter(members)
+            files, litter = split_litter(members)
             names = [name for name in files if name.lower().endswith(".png")]
             listings = [name for name in files if name.rpartition("/")[2] == LISTING]
             labels = _labels(archive.read(members[listings[0]]), listings[0]) if listings else None
@@ -62,7 +62,8 @@ def edm_zip_source(path: Path, size: int, *, labels_needed: bool) -> Source:
                 yield np.stack([_member(archive, members[name], size) for name in piece]), np.array(found, np.int32)
 
     name = "zip of PNGs, filter of its maker" + ", without labels" * (labels is None)
-    return Source(name, len(names), read, stamp([path]), labelled=labels is not None)
+    notes = (f"{len(litter):,} hidden files, passed over: {litter[0]}",) if litter else ()
+    return Source(name, len(names), read, stamp([path]), labelled=labels is not None, notes=notes)
 
 
 def _labels(content: bytes, listing: str) -> dict[str, int] | None:

@@ -46,6 +46,7 @@ class Source:
         identity: changes whenever the files do (see :func:`stamp`); a half-made conversion is only continued from the
             same files.
         labelled: whether the files say the images' classes; labels are -1 where they do not.
+        notes: what of the files was passed over or assumed.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Source:
     read: Callable[[int], Pieces]
     identity: str
     labelled: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class Manifest(BaseModel):
@@ -69,6 +71,7 @@ class Manifest(BaseModel):
         made_by: version of this package.
         made_from: the source's identity; "" where an earlier release did not write it.
         labelled: whether the images' classes are known.
+        notes: what of the files was passed over or assumed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +86,7 @@ class Manifest(BaseModel):
     made_by: str
     made_from: str = ""
     labelled: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,8 @@ def prepare_split(
             )
         progress.message(f"{dataset} {split} is already prepared; --force converts it again")
         return found.manifest
+    for note in source.notes:
+        progress.message(f"{dataset} {split}: {note}")
     _check_count(dataset, split, source.count, expected, allow_deviation)
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
@@ -247,6 +253,7 @@ def prepare_split(
                 made_by=version("tractbench"),
                 made_from=source.identity,
                 labelled=source.labelled,
+                notes=source.notes,
             )
             manifest_path.unlink(missing_ok=True)
             _part(pixels).replace(pixels)
