@@ -239,6 +239,14 @@ def test_a_solver_is_one_of_the_processes():
     assert resolve(ddim | {"process": "ve"})[1].sampler(4, VE()).solver == "heun"
 
 
+@pytest.mark.parametrize(("nfe", "spent"), [(2, 1), (8, 7)])
+def test_an_even_number_of_evaluations_is_not_spent_by_heun(nfe, spent):
+    heun = {"method": "ddim", "dataset": "digits", "process": "ve", "solver": "heun"}
+    assert f"heun would spend {spent}," in refusal(heun | {"nfe": nfe})
+    assert f"try {spent} or {spent + 2}" in refusal(heun | {"nfe": nfe})
+    assert resolve(heun | {"nfe": spent})[0].nfe == spent
+
+
 @pytest.mark.parametrize("nfe", [1, 2, 16, 1024])
 def test_untrained_methods_sample_in_any_number_of_steps_that_divides_the_grid(nfe):
     run = resolve({"method": "ddim", "dataset": "digits", "nfe": nfe})[0]

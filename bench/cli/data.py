@@ -68,6 +68,8 @@ def data_info(name: Name, as_json: Json = False) -> None:
     for manifest in manifests:
         print(f"{manifest.split}: {manifest.count:,} images of {manifest.shape}, from {manifest.source}")
         print(f"  sha256 {manifest.sha256}")
+        for note in manifest.notes:
+            print(f"  {note}")
         if manifest.deviation:
             print(f"  DEVIATES: {manifest.deviation}; it never stands for {dataset.name}")
     if not manifests:

@@ -148,9 +148,7 @@ def _checkpoints(store: Store) -> Iterator[Problem]:
                 if path.name.startswith(CHECKPOINT):
                     yield Problem("leftover", _inside(store, path), "its student is finished")
                 else:
-                    text = (
-                        "a run with --force was stopped; the same command goes on, deleting it gives it up"
-                    )
+                    text = "a run with --force was stopped; the same command goes on, deleting it gives it up"
                     yield Problem("unfinished", _inside(store, path), text)
 
 

@@ -79,7 +79,9 @@ class Published(BaseModel):
 
 def published_teachers() -> dict[str, Published]:
     """Return every published teacher's card by name."""
-    cards = (Published.model_validate(tomllib.loads(p.read_text(encoding="utf-8"))) for p in PUBLISHED.glob("*.toml"))
+    cards = (
+        Published.model_validate(tomllib.loads(p.read_text(encoding="utf-8-sig"))) for p in PUBLISHED.glob("*.toml")
+    )
     return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
 
 
@@ -94,7 +96,7 @@ def published_teacher(name: str) -> Published:
 def local_cards() -> dict[str, tuple[TeacherCard, Path]]:
     """Return the teachers on this machine, shipped and imported, and the folder of each."""
     paths = [p for folder in (SHIPPED, imported_folder()) for p in sorted(folder.glob("*.toml"))]
-    teachers = (p for p in paths if "parameterisation" in tomllib.loads(p.read_text(encoding="utf-8")))
+    teachers = (p for p in paths if "parameterisation" in tomllib.loads(p.read_text(encoding="utf-8-sig")))
     return {p.stem: read_card(str(p), TeacherCard) for p in teachers}
 
 
