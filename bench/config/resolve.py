@@ -30,7 +30,7 @@ TIER_FIELDS = frozenset(RunConfig.model_fields) - {"method", "dataset", "tier", 
 def read_config_file(path: Path) -> dict[str, object]:
     """Read a TOML file of run settings, the same names as the flags (``mu_s`` for ``--mu-s``)."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

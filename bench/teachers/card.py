@@ -69,6 +69,7 @@ class Origin(BaseModel):
         format: what kind of file it was.
         published: name of the published teacher it was taken for, if any.
         fid: the FID its authors report, and where.
+        taken: which of several weights in the file were taken.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +80,7 @@ class Origin(BaseModel):
     published: str | None = None
     fid: float | None = None
     fid_source: str | None = None
+    taken: str | None = None
 
 
 class TeacherCard(Card):
@@ -127,7 +129,7 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
 @lru_cache(maxsize=256)
 def _parsed(path: Path, kind: type[AnyCard], *_stamp: int) -> AnyCard:
     """Read a card, once while its file stays as it is."""
-    return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def _card_path(name: str) -> Path:
