@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tractbench.cli.options import Json, Runs, warn_damaged
+from tractbench.cli.output import to_json
 from tractbench.errors import choose
 
 LISTINGS = ("methods", "datasets", "runs")
@@ -35,6 +35,6 @@ def list_(
         listing = list_runs(store)
         warn_damaged(store)
     if as_json:
-        print(json.dumps(listing.objects))
+        print(to_json(listing.objects))
     else:
         print_table(listing.headers, listing.rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tractbench.cli.options import Json, Quiet, chosen_device, progress
+from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def teacher_list(as_json: Json = False) -> None:
         if name not in local:
             rows.append(_summary(published) | {"where": "-", "fid": published.fid, "licence": published.licence})
     if as_json:
-        print(json.dumps(rows))
+        print(to_json(rows))
     else:
         headers = {
             "Teacher": "",
@@ -117,7 +117,7 @@ def _print_imported(card: TeacherCard, trial: Trial, *, first_use: bool, as_json
     path = imported_folder() / f"{card.name}.toml"
     assert card.origin is not None
     if as_json:
-        print(json.dumps({
+        print(to_json({
             "name": card.name, "card": str(path), "sha256": card.sha256, "source_sha256": card.origin.sha256,
             "format": card.origin.format, "network": card.network, "parameters": card.parameters,
             "taken": card.origin.taken,
@@ -184,7 +184,7 @@ def teacher_verify(
         rows.append({"name": name, "sha256": card.sha256, "parameters": card.parameters,
                      "trial_mean_absolute": trial.mean_absolute})  # fmt: skip
     if as_json:
-        print(json.dumps(rows))
+        print(to_json(rows))
     else:
         print_table(
             {"Teacher": "", "sha256": "", "Parameters": "right", "Mean absolute value of a trial": "right"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -264,4 +265,11 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
         place = values.untyped_storage().data_ptr()
         plain[name] = values.clone() if place in held else values  # tied ones: the format has no sharing
         held.add(place)
-    write_atomic(path, lambda temporary: save_file(plain, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, temporary)
+        except SafetensorError as error:  # the library's word for a full disk too
+            raise OSError(str(error)) from error
+
+    write_atomic(path, write)
