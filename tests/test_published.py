@@ -266,6 +266,14 @@ def test_download_imports_through_a_mirror(tractbench, card, tmp_path):
     assert tractbench("teacher", "verify", card.name).code == 0
 
 
+def test_a_page_in_place_of_a_checkpoint_is_not_kept(tractbench, card, tmp_path):
+    (tmp_path / "page.pt").write_text("<html>Quota exceeded, try again later</html>")
+    done = tractbench("teacher", "download", card.name, "--url", (tmp_path / "page.pt").as_uri(), "--quiet")
+    assert (done.code, "no checkpoint of a known format" in done.err) == (2, True)
+    done = tractbench("teacher", "download", card.name, "--url", saved(tmp_path / "a.pt").as_uri(), "--quiet")
+    assert done.code == 0, done.err
+
+
 def test_offline_says_what_to_fetch(tractbench, card, tmp_path):
     done = tractbench("teacher", "download", card.name, "--quiet")
     assert done.code == 2

@@ -10,7 +10,7 @@ import typer
 
 from tractbench.cli.options import Json, Quiet, chosen_device, progress
 from tractbench.cli.output import to_json
-from tractbench.errors import ConfigError, choose
+from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
     from tractbench.teachers.card import TeacherCard
@@ -161,7 +161,13 @@ def teacher_download(
     path = cache_dir() / "downloads" / (published.url or source).rsplit("/", 1)[-1]
     expected = expected_hash(published)
     download(source, path, expected, progress(quiet))
-    card, trial = import_teacher(path, published)
+    try:
+        card, trial = import_teacher(path, published)
+    except DamagedFileError as error:
+        if expected is None:  # a page that says sorry, say; kept, it would be taken for the file ever after
+            path.unlink(missing_ok=True)
+            raise DamagedFileError(f"{error}; what came from {source} was not kept") from error
+        raise
     if not keep:
         path.unlink()
     _print_imported(card, trial, first_use=expected is None, as_json=as_json)
