@@ -1,12 +1,12 @@
 """Kills real runs at chosen file operations and starts them again; a helper process of ``test_faults.py``.
 
-    python killed_runs.py FOLDER POINTS... -- run --method tract ...
+    python killed_runs.py FOLDER POINTS -- run --method tract ...
 
-A point is the number of a file operation in the results folder, counted from 1 in the order in which the run makes them
-(opening for writing, making folders, renaming, removing), or a time such as ``0.7s``. Each is tried in a folder of its
-own, by a child of this process, which has imported everything already: killed there by SIGKILL, then run again to the
-end. 0 is never reached. A line of JSON a point says how both ended, how many operations the last one made, and what is
-left.
+POINTS are ``all``, a number of them, or times such as ``0.7s,2s``. A point is the number of a file operation in the
+results folder, counted from 1 in the order in which the run makes them: opening for writing, making folders, renaming,
+removing. First the run is made whole. Then each point is tried in a folder of its own by a child of this process,
+which has imported everything already; it is killed there by SIGKILL, then run again to the end. A line of JSON for each says
+how both ended, how many operations the last one made, and what is left.
 """
 
 import contextlib
@@ -113,11 +113,22 @@ def warm_up(folder):
 WARM = ("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--set", "grid_steps=2",
         "--samples", "64", "--sampling-seeds", "0", "--quiet")  # fmt: skip
 
+
+def chosen(points, count):
+    """The points that are asked for: all, so many from the first operation to the last, or times."""
+    if points == "all":
+        return [str(number) for number in range(1, count + 1)]
+    if points.isdecimal():
+        return [str(1 + index * (count - 1) // (int(points) - 1)) for index in range(int(points))]
+    return points.split(",")
+
+
 if __name__ == "__main__":
+    base, points, words = Path(sys.argv[1]), sys.argv[2], sys.argv[4:]
     torch.set_num_threads(1)
-    before = sys.argv
-    warm_up(Path(sys.argv[1]) / "warm")
-    sys.argv = before
-    divider = sys.argv.index("--")
-    for index, point in enumerate(sys.argv[2:divider]):
-        print(json.dumps(tried(Path(sys.argv[1]) / str(index), point, sys.argv[divider + 1 :])), flush=True)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports its compiler then
+    warm_up(base / "warm")
+    whole = tried(base / "0", "0", words)
+    print(json.dumps(whole), flush=True)
+    for index, point in enumerate(chosen(points, whole["operations"]), 1):
+        print(json.dumps(tried(base / str(index), point, words)), flush=True)

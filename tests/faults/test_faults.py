@@ -1,6 +1,6 @@
 """Runs killed by SIGKILL at their file operations, or at any time, end with the same numbers and files when repeated.
 
-A few points are tried always, every one (an hour) and random times where ``TRACTBENCH_ALL_TESTS`` is set.
+A few points are tried always, every one (an hour) and random times where ``TRACTBENCH_ALL_FAULTS`` is set.
 """
 
 import json
@@ -19,17 +19,21 @@ RUNS = {
     "tract": ("run", "--method", "tract", "--schedule", "8,2,1", *SMALL),
     "btd": ("run", "--method", "btd", "--schedule", "4,2,1", *SMALL),
 }
-ALL = bool(os.environ.get("TRACTBENCH_ALL_TESTS"))
-SAMPLED = 4
+ALL = bool(os.environ.get("TRACTBENCH_ALL_FAULTS"))
+SAMPLED = 3
 
 
 def killed(folder, points, words):
-    folder.mkdir()
+    """Return what a whole run left, and what each of the killed ones did."""
+    command = [sys.executable, str(SCRIPT), str(folder), str(points), "--", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder), *map(str, points), "--", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    whole, *others = map(json.loads, done.stdout.splitlines())
+    assert (whole["first"], whole["status"]) == (0, ["done"]), whole["said"]
+    assert whole["operations"] > 20
+    assert not [name for name in whole["files"] if name.endswith(".tmp")]
+    return whole, others
 
 
 def same(found, whole):
@@ -42,22 +46,17 @@ def same(found, whole):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("method", RUNS if ALL else ["tract"])
 def test_a_kill_at_any_file_operation_changes_nothing(tmp_path, method):
-    (whole,) = killed(tmp_path / "whole", [0], RUNS[method])
-    assert (whole["first"], whole["status"]) == (0, ["done"]), whole["said"]
-    assert not [name for name in whole["files"] if name.endswith(".tmp")]
-    count = whole["operations"]
-    assert count > 20
-    # always the same ones, from the first to the last, where the record is written and indexed
-    points = range(1, count + 1) if ALL else [1 + index * (count - 1) // (SAMPLED - 1) for index in range(SAMPLED)]
-    for found in killed(tmp_path / "killed", points, RUNS[method]):
+    whole, others = killed(tmp_path, "all" if ALL else SAMPLED, RUNS[method])
+    assert len(others) == (whole["operations"] if ALL else SAMPLED)
+    for found in others:
         assert found["first"] == -9, found["point"]
         same(found, whole)
 
 
-@pytest.mark.skipif(not ALL, reason="many runs; set TRACTBENCH_ALL_TESTS")
+@pytest.mark.skipif(not ALL, reason="many runs; set TRACTBENCH_ALL_FAULTS")
 @pytest.mark.parametrize("method", RUNS)
 def test_a_kill_at_any_time_changes_nothing(tmp_path, method):
-    (whole,) = killed(tmp_path / "whole", [0], RUNS[method])
-    times = [f"{random.Random(index).uniform(0, 4):.3f}s" for index in range(24)]
-    for found in killed(tmp_path / "killed", times, RUNS[method]):
+    times = ",".join(f"{random.Random(index).uniform(0, 4):.3f}s" for index in range(24))
+    whole, others = killed(tmp_path, times, RUNS[method])
+    for found in others:
         same(found, whole)
