@@ -5,8 +5,8 @@
 POINTS are ``all``, a number of them, or times such as ``0.7s,2s``. A point is the number of a file operation in the
 results folder, counted from 1 in the order in which the run makes them: opening for writing, making folders, renaming,
 removing. First the run is made whole. Then each point is tried in a folder of its own by a child of this process,
-which has imported everything already; it is killed there by SIGKILL, then run again to the end. A line of JSON for each says
-how both ended, how many operations the last one made, and what is left.
+which has imported everything already; it is killed there by SIGKILL, then run again to the end. A line of JSON for each
+says how both ended, how many operations the last one made, and what is left.
 """
 
 import contextlib

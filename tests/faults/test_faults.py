@@ -11,6 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tractbench.errors import StoreError
+from tractbench.training.checkpoints import Checkpoints
+from tractbench.training.state import Numbers, State
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 SMALL = ("--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--budget", "2K", "--samples", "64",
@@ -60,3 +65,43 @@ def test_a_kill_at_any_time_changes_nothing(tmp_path, method):
     whole, others = killed(tmp_path, times, RUNS[method])
     for found in others:
         same(found, whole)
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond so many bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path, small_files):
+    def state(step, size):
+        numbers = Numbers(
+            step=step, seconds=0.5, inference_updates=0, inference_share=0.0, self_teacher_updates=0,
+            nonfinite_gradients=0, distillation_errors=(), losses=(),
+        )  # fmt: skip
+        return State({"a": torch.ones(size)}, numbers)
+
+    checkpoints = Checkpoints(tmp_path, "s")
+    checkpoints.save(state(1, 8))
+    small_files(4096)
+    with pytest.raises(StoreError, match="File too large; make room"):
+        checkpoints.save(state(2, 8000))
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.path(1).name]
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.numbers.step == 1
+
+
+def test_a_run_on_a_full_disk_is_recorded_as_failed_and_goes_on_when_there_is_room(tractbench, tmp_path, small_files):
+    small_files(1 << 20)  # less than a checkpoint, more than a record
+    done = tractbench(*RUNS["tract"])
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert "make room" in done.err
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/cells/*/record.json"))
+    assert (record["status"], "make room" in record["reason"]) == ("failed", True)
+    assert not list(tmp_path.rglob("*.tmp"))
+    small_files(1 << 30)
+    assert tractbench(*RUNS["tract"]).code == 0
