@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, with_plugins
+from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def verify(
     warn_damaged(store)
     found = [v for v in verdicts(records, known, plans) if table in (None, v.table) and tier in (None, v.tier)]
     if as_json:
-        print(json.dumps({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
+        print(to_json({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
     else:
         _print(found)
     if any(verdict.verdict == "contradicted" for verdict in found):
