@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, Strict
 
 from tractbench.claims.fields import Data, Id, Positive, Setting
+from tractbench.claims.margins import MarginData
 from tractbench.claims.published import Published
 from tractbench.config.fields import RunConfig
 
@@ -19,8 +20,7 @@ class CellData(Data):
     nfe: Annotated[int, Strict(), Field(ge=1)]
     published: Published | None = None
     settings: dict[str, Setting] = Field({})
-    margin: Positive | None = None
-    margin_reason: str = ""
+    margin: MarginData | None = None
 
 
 class Row(Data):
@@ -55,7 +55,7 @@ class Cell:
         published: the published figure, if there is one.
         error: one standard deviation of the published figure: as printed, else the table's ``unstated_error``; 0
             without a figure.
-        margin: how far from the published figure a score may be that reproduces it.
+        margin: how far from the published figure a score may be that reproduces it, in its units; None without either.
     """
 
     table: str

@@ -69,14 +69,16 @@ def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: No
         entries += [Entry(text, math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
     else:
         mean, text = evidence.mean, with_spread(evidence.mean, evidence.training_std)
+        if verdict and verdict.mean is not None and verdict.estimate is not None:
+            mean, text = verdict.estimate, f"{verdict.estimate:.3f} (mean {text})"
         marks = notes.mark(*evidence.notes)
         entries.append(Entry(text, mean or 0.0, (cell.id, False) in best, target, marks))
         sampling = spread.sampling
         entries.append(Entry(*number(sampling, f".{decimals(sampling)}f")))
         entries.append(Entry(str(spread.n), spread.n))
     if subject.published:
-        planned = notes.mark(str(verdict.plan or "")) if verdict else ()
-        entries += [_difference(verdict), replace(ruling(verdict, target), marks=planned)]
+        said = (verdict.wide, str(verdict.looks or ""), str(verdict.plan or "")) if verdict else ()
+        entries += [_difference(verdict), replace(ruling(verdict, target), marks=notes.mark(*said))]
     hours = [record.training.seconds / 3600 for record in evidence.records]
     entries += [
         _parameters(subject, cell, notes),
@@ -105,7 +107,10 @@ def _conditions(published: Published) -> str:
         parts.append("printed without ±")
     if published.aggregation != "mean":
         unknown = published.aggregation == "unknown"
-        parts.append("not said whether a mean or a minimum" if unknown else "the minimum over sampling seeds")
+        many = "a number of runs that is not said" if published.runs is None else f"{published.runs} runs"
+        kind = "sampling" if published.over == "sampling" else "training"
+        lowest = f"the minimum over {many}, of {kind}: ours is the mean of minima over as many, the mean in brackets"
+        parts.append("not said whether a mean or a minimum" if unknown else lowest)
     if published.budget != "same":
         parts.append("made at another budget" if published.budget == "other" else "its budget is not known")
     return ", ".join(parts)
