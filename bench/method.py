@@ -2,21 +2,23 @@
 
 A method is a frozen pydantic model: its fields are its own options, its methods say what to train towards. It never
 sees a device, a rank, a file or a step number, and draws no random numbers, so that methods can be compared in pairs.
+Most methods define a schedule and a target; the rest is for those that need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import ConfigError
 
 Schedule = tuple[int, ...]
@@ -42,7 +44,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Times:
-    """Per-sample times ``[B]``, float64 in [0, 1]: the draw, the teacher's next time, and the end of the jump."""
+    """Per-sample times ``[B]``, float64 in [0, 1]: the draw, the teacher's next time, and the end of the jump.
+
+    A method without a next time sets it to ``t``.
+    """
 
     t: Tensor
     t_next: Tensor
@@ -72,17 +77,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Nets:
-    """The denoisers a target may be built from; calling one records no gradient.
+    """What a loss may be built from; calling a denoiser records no gradient.
 
     Attributes:
-        teacher: the phase's teacher.
+        teacher: the phase's teacher; of a method with ``two_times`` it may be told where a jump ends like its students,
+            although the first phase's does not use it.
         self_teacher: the bias-corrected moving average of the student.
-        frozen: the student as it is at this step.
+        frozen: the student as it is at this step. ``torch.func.jvp`` goes through it. It computes what the student
+            does: no network here has dropout, so there are no masks to share.
+        modules: the method's own modules by name, in training; they record gradients.
     """
 
     teacher: Denoiser
     self_teacher: Denoiser
     frozen: Denoiser
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,9 @@ class Method(BaseModel):
         self_teacher: whether targets use a moving average of the student, which the engine then keeps.
         defaults: run settings (fields of RunConfig) that this method changes.
         sampling_options: options that only sampling reads, so that another value needs no other student.
+        draws: uniforms that an example's times are made of.
+        two_times: its students also take the end of the jump: ``denoise(x_t, t, labels, t_end)``.
+        any_nfe: one student serves every NFE, so that a schedule need not end there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,14 +130,21 @@ class Method(BaseModel):
     self_teacher: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, object]] = {}
     sampling_options: ClassVar[frozenset[str]] = frozenset()
+    draws: ClassVar[int] = 2
+    two_times: ClassVar[bool] = False
+    any_nfe: ClassVar[bool] = False
 
     def default_schedule(self, nfe: int) -> Schedule:
-        """Return the schedule that ends at ``nfe`` steps when the user gives none."""
+        """Return the schedule when the user gives none: one that ends at ``nfe`` steps, or the same for any NFE."""
         return ()
 
-    def sampler(self) -> str:
-        """Return the solver that samples what this method makes: ``ddim`` or ``heun``."""
-        return "ddim"
+    def sampler(self, nfe: int, process: Process) -> Sampler:
+        """Return the sampler of what this method makes, of at most ``nfe`` evaluations: equal DDIM steps by default.
+
+        Raises:
+            ConfigError: the options make no sampler of so many evaluations.
+        """
+        return Sampler.equal(nfe)
 
     def teacher_sampler(self) -> str:
         """Return the solver whose steps are distilled: a perfect student ends where the teacher does under it."""
@@ -135,13 +154,60 @@ class Method(BaseModel):
         """Return the phases of a validated schedule; () means that nothing is trained."""
         return tuple(Phase(start, end) for start, end in pairwise(schedule))
 
-    def times(self, u: Tensor, phase: Phase, progress: float) -> Times:
-        """Draw times from uniforms ``u`` ``[B, 2]`` in [0, 1); ``progress`` is the share of the phase's images seen."""
+    def parameterise(self, network: nn.Module, process: Process) -> nn.Module:
+        """Return the student's denoiser made of one of the teacher's kind, which may be changed: itself by default.
+
+        It may replace the preconditioning or add modules, whose first weights are always the same and which draw no
+        random number. It is called whenever there is to be a student: to be trained, and to load weights into.
+
+        Args:
+            network: a copy of the teacher, or a fresh denoiser of the data set's network that the run names.
+            process: the diffusion process.
+        """
+        return network
+
+    def modules(self, shape: tuple[int, int, int]) -> Mapping[str, nn.Module]:
+        """Return further modules to be trained with the student, by name, such as a learnt weighting.
+
+        They are built without global random numbers; one that has ``initialise(generator)``, as networks have, draws
+        its weights there.
+
+        Args:
+            shape: (C, H, W).
+        """
+        return {}
+
+    def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
+        """Draw times from uniforms.
+
+        Args:
+            u: ``[B, draws]`` in [0, 1), float64.
+            phase: the phase.
+            progress: the share of the phase's steps that is done, in [0, 1).
+            process: the diffusion process.
+        """
         return group_times(u, phase)
 
-    def target(self, batch: Batch, phase: Phase, nets: Nets) -> Target:
-        """Return what the student should predict for the batch."""
+    def target(self, batch: Batch, phase: Phase, progress: float, nets: Nets) -> Target:
+        """Return what the student should predict for the batch; ``progress`` is the share of the phase that is done."""
         raise ConfigError(f"method '{self.name}' defines no target; implement target() or set trains = False")
+
+    def objective(self, batch: Batch, phase: Phase, progress: float, nets: Nets, student: Denoiser) -> Tensor:
+        """Return the loss of each example ``[B]``: weight times distance to the target by default.
+
+        Args:
+            batch: the examples.
+            phase: the phase.
+            progress: the share of the phase's steps that is done, in [0, 1).
+            nets: networks without gradient, and the method's own modules.
+            student: the denoiser being trained, which records gradients; it is called once.
+        """
+        with torch.no_grad():
+            target = self.target(batch, phase, progress, nets)
+        ends = (batch.times.t_end,) if self.two_times else ()
+        prediction = student(batch.x_t, batch.times.t, batch.labels, *ends)
+        distance = self.distance(prediction, target.x0.to(prediction.dtype))
+        return target.weight.to(distance.dtype) * distance
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance ``[B]`` of prediction and target: squared L2 summed over pixels by default."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tractbench.diffusion.processes import per_sample
+from tractbench.diffusion.processes import Process, per_sample
 from tractbench.diffusion.solvers import ddim_inverse, ddim_step
 from tractbench.errors import ConfigError
 from tractbench.method import Batch, Method, Nets, Phase, Schedule, Target, Times, group_times, loss_weight
@@ -53,11 +53,11 @@ class BTD(Method):
                 )
         return phases
 
-    def times(self, u: Tensor, phase: Phase, progress: float) -> Times:
+    def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
         """Draw jumps that start at the upper end of their group: k = 0."""
         return group_times(torch.stack([u[:, 0], torch.zeros_like(u[:, 1])], dim=1), phase)
 
-    def target(self, batch: Batch, phase: Phase, nets: Nets) -> Target:
+    def target(self, batch: Batch, phase: Phase, progress: float, nets: Nets) -> Target:
         """Return the x0 for which one DDIM step from x_t lands where two of the teacher's do."""
         process, x_t, times, labels = batch.process, batch.x_t, batch.times, batch.labels
         limit = 1.0 if self.clip_target else float("inf")

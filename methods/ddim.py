@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler, solver_steps
 from tractbench.method import Method
 
 
@@ -22,9 +24,9 @@ class DDIM(Method):
         description="ddim (Euler's method for a VE teacher), or heun for VE teachers: 2 S - 1 evaluations in S steps",
     )
 
-    def sampler(self) -> str:
-        """Return the chosen solver."""
-        return self.solver
+    def sampler(self, nfe: int, process: Process) -> Sampler:
+        """Return equal steps of the chosen solver."""
+        return Sampler.equal(solver_steps(self.solver, nfe), self.solver)
 
     def teacher_sampler(self) -> str:
         """Return the same solver."""

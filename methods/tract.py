@@ -28,7 +28,7 @@ class TRACT(Method):
         """(1024, 32, nfe): the paper's best."""
         return (*(s for s in (1024, 32) if s > nfe), nfe)
 
-    def target(self, batch: Batch, phase: Phase, nets: Nets) -> Target:
+    def target(self, batch: Batch, phase: Phase, progress: float, nets: Nets) -> Target:
         """Return the x0 for which one DDIM step from x_t lands where teacher and self-teacher do."""
         process, x_t, times, labels = batch.process, batch.x_t, batch.times, batch.labels
         limit = 1.0 if self.clip_target else float("inf")

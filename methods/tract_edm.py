@@ -39,7 +39,7 @@ class TRACTEDM(Method):
         """Return Heun's solver, or DDIM for ``ddim_ve``."""
         return "heun" if self.teacher_solver == "rk" else "ddim"
 
-    def target(self, batch: Batch, phase: Phase, nets: Nets) -> Target:
+    def target(self, batch: Batch, phase: Phase, progress: float, nets: Nets) -> Target:
         """Return the x0 for which one DDIM step from x_t lands where the teacher's solver and the self-teacher do."""
         process, x_t, times, labels = batch.process, batch.x_t, batch.times, batch.labels
         limit = 1.0 if self.clip_target else float("inf")

@@ -280,9 +280,9 @@ def test_the_new_network_starts_from_its_own_weights_and_learns_from_the_last_av
     starts = []
 
     class Watching(TRACT):
-        def target(self, batch, phase, nets):
+        def target(self, batch, phase, progress, nets):
             starts.append((phase, nets.teacher(batch.x_t, batch.times.t), nets.frozen(batch.x_t, batch.times.t), batch))
-            return super().target(batch, phase, nets)
+            return super().target(batch, phase, progress, nets)
 
     run = moving_distillation()
     run.method = Watching()

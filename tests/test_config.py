@@ -14,6 +14,7 @@ from tractbench.config.fields import RunConfig
 from tractbench.config.numbers import format_budget, parse_budget, parse_integers
 from tractbench.config.resolve import read_config_file, resolve
 from tractbench.datasets.digits import Digits
+from tractbench.diffusion.processes import VE
 from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
 from tractbench.method import Phase
@@ -235,7 +236,7 @@ def test_the_smoke_tiers_teacher_takes_few_steps(dataset, method, schedule):
 def test_a_solver_is_one_of_the_processes():
     ddim = {"method": "ddim", "dataset": "digits", "solver": "heun", "nfe": 15}
     assert "'heun' is not for process 'vp'; leave it out, or add --process ve" in refusal(ddim)
-    assert resolve(ddim | {"process": "ve"})[1].sampler() == "heun"
+    assert resolve(ddim | {"process": "ve"})[1].sampler(4, VE()).solver == "heun"
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 16, 1024])

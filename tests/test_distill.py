@@ -168,8 +168,8 @@ def test_a_method_without_self_teacher_resumes(tmp_path):
     class Regression(TRACT):
         self_teacher: ClassVar[bool] = False
 
-        def target(self, batch, phase, nets):
-            return super().target(batch, phase, type(nets)(nets.teacher, nets.frozen, nets.frozen))
+        def target(self, batch, phase, progress, nets):
+            return super().target(batch, phase, progress, type(nets)(nets.teacher, nets.frozen, nets.frozen))
 
     whole = trained(tmp_path / "whole", distillation(Regression()))
     saved_at(7, tmp_path, distillation(Regression()))
@@ -315,10 +315,10 @@ def test_from_teacher_starts_the_student_and_its_average_anew():
     seen = []
 
     class Watching(TRACT):
-        def target(self, batch, phase, nets):
+        def target(self, batch, phase, progress, nets):
             x, t = batch.x_t, batch.times.t
             seen.append((phase, nets.teacher(x, t), nets.frozen(x, t), nets.self_teacher(x, t)))
-            return super().target(batch, phase, nets)
+            return super().target(batch, phase, progress, nets)
 
     for start in PHASE_STARTS:
         seen.clear()
@@ -354,8 +354,8 @@ def test_a_linear_rate_falls_to_nothing_in_each_phase():
 
 def test_a_perfect_student_has_no_loss():
     class Self(TRACT):
-        def target(self, batch, phase, nets):
-            target = super().target(batch, phase, nets)
+        def target(self, batch, phase, progress, nets):
+            target = super().target(batch, phase, progress, nets)
             return type(target)(nets.frozen(batch.x_t, batch.times.t), target.weight)
 
     run = distillation(Self())
@@ -366,8 +366,8 @@ def test_a_perfect_student_has_no_loss():
 
 def test_the_loss_is_the_weighted_mean_of_squared_distances():
     class Shifted(TRACT):
-        def target(self, batch, phase, nets):
-            target = super().target(batch, phase, nets)
+        def target(self, batch, phase, progress, nets):
+            target = super().target(batch, phase, progress, nets)
             shift = torch.arange(len(batch.x_t)).reshape(-1, 1, 1, 1)
             return type(target)(nets.frozen(batch.x_t, batch.times.t) + shift, torch.full_like(target.weight, 0.5))
 
@@ -381,8 +381,8 @@ def test_the_loss_is_the_weighted_mean_of_squared_distances():
 class Failing(TRACT):
     value: float
 
-    def target(self, batch, phase, nets):
-        target = super().target(batch, phase, nets)
+    def target(self, batch, phase, progress, nets):
+        target = super().target(batch, phase, progress, nets)
         return type(target)(torch.full_like(target.x0, self.value), target.weight)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tractbench.diffusion.processes import VE, VP
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation import ends as module
 from tractbench.evaluation.ends import ENDS, TeacherEnds
 from tractbench.progress import Progress
@@ -34,20 +35,20 @@ def unused(x, t, labels):
 def test_the_teacher_in_all_its_steps_has_no_error_and_is_sampled_once(tmp_path, process):
     teacher = load_dataset("mixture2d").exact_denoiser(process)
     first = teacher_ends(tmp_path, teacher, process, 40)
-    assert first.error(teacher, 40, "ddim") == 0.0
-    assert first.error(teacher, 4, "ddim") > 0
+    assert first.error(teacher, Sampler.equal(40)) == 0.0
+    assert first.error(teacher, Sampler.equal(4)) > 0
     second = teacher_ends(tmp_path, unused, process, 40)
     assert second.ends.shape == (ENDS, 2, 1, 1)
     assert second.ends.dtype == torch.float64
-    assert second.error(teacher, 40, "ddim") == 0.0
+    assert second.error(teacher, Sampler.equal(40)) == 0.0
 
 
 def test_each_sampler_is_measured_with_its_own_solver(tmp_path):
     process = VE()
     teacher = load_dataset("mixture2d").exact_denoiser(process)
     ends = teacher_ends(tmp_path, teacher, process, 40, solver="heun")
-    assert ends.error(teacher, 40, "heun") == 0.0
-    assert ends.error(teacher, 40, "ddim") > ends.error(teacher, 20, "heun") > 0
+    assert ends.error(teacher, Sampler.equal(40, "heun")) == 0.0
+    assert ends.error(teacher, Sampler.equal(40)) > ends.error(teacher, Sampler.equal(20, "heun")) > 0
 
 
 def test_other_teachers_and_samplers_have_ends_of_their_own(tmp_path, monkeypatch):
@@ -78,7 +79,7 @@ def test_a_constant_offset_has_its_squared_length_as_error(tmp_path, steps):
 
     ends = teacher_ends(tmp_path, point(0.2, -0.4), VE(), 40)
     # a point mass is reached from any noise in any number of steps, as sigma ends at 0; 0.3^2 + 0.4^2
-    assert ends.error(point(0.5, 0.0), steps, "ddim") == pytest.approx(0.25, rel=1e-12)
+    assert ends.error(point(0.5, 0.0), Sampler.equal(steps)) == pytest.approx(0.25, rel=1e-12)
 
 
 def test_the_ends_are_of_512_noises_in_chunks_of_128(tmp_path):

@@ -117,6 +117,7 @@ ALTERNATIVES = {
     "schedule": [(8, 2), (4, 2)],
     "budget": [49, 64, 96],
     "batch": [4, 16],
+    "optimiser": ["radam"],
     "lr": [1e-3],
     "lr_schedule": ["constant", "linear"],
     "warmup": [1, 8, 20, 24, 32],

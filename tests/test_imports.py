@@ -12,6 +12,7 @@ LAYERS = [
     {"io"},
     {"diffusion", "nets"},
     {"method"},
+    {"consistency"},
     {"datasets"},
     {"registry"},
     {"config"},

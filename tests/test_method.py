@@ -173,7 +173,7 @@ def test_target_is_the_one_step_form_of_the_teachers_chain_for_every_k(start, en
     u = [((i + 0.5) / end, (k + 0.5) / phase.group) for i in groups for k in range(phase.group)]
     batch = batch_at(group_times(torch.tensor(u, dtype=torch.float64), phase))
     nets = Nets(gaussian_denoiser, exact_self_teacher(phase), unused)
-    x0 = TRACT(clip_target=False).target(batch, phase, nets).x0
+    x0 = TRACT(clip_target=False).target(batch, phase, 0.0, nets).x0
 
     for n, (t, t_end) in enumerate(zip(batch.times.t.tolist(), batch.times.t_end.tolist(), strict=True)):
         slope, offset = chain(start, round(t * start), round(t_end * start))
@@ -195,7 +195,7 @@ def test_the_last_step_of_a_group_is_the_teachers_own_x0():
     def wrong(x, t, labels=None):
         return torch.full_like(x, math.nan)
 
-    x0 = TRACT(clip_target=False).target(batch, phase, Nets(gaussian_denoiser, wrong, unused)).x0
+    x0 = TRACT(clip_target=False).target(batch, phase, 0.0, Nets(gaussian_denoiser, wrong, unused)).x0
     torch.testing.assert_close(x0, gaussian_denoiser(batch.x_t, times.t), rtol=0, atol=1e-10)
 
 
@@ -213,7 +213,7 @@ def test_networks_are_asked_at_their_own_states_and_times():
     batch = batch_at(times)
     labels = torch.tensor([3])
     batch = Batch(batch.x_t, times, labels, batch.x0, batch.noise, PROCESS)
-    TRACT().target(batch, Phase(4, 1), Nets(recorder("teacher", 0.2), recorder("self_teacher", -0.1), unused))
+    TRACT().target(batch, Phase(4, 1), 0.0, Nets(recorder("teacher", 0.2), recorder("self_teacher", -0.1), unused))
 
     assert torch.equal(asked["teacher"][0], batch.x_t)
     assert (asked["teacher"][1].item(), asked["self_teacher"][1].item()) == (0.75, 0.5)
@@ -236,11 +236,11 @@ def test_clip_target_limits_each_network(overshooting, share):
     large = Nets(**limit | {overshooting: constant(7.0)}, frozen=unused)
     at_limit = Nets(constant(1.0), constant(1.0), unused)
     phase = Phase(4, 2)
-    clipped = TRACT().target(batch, phase, large).x0
-    assert torch.equal(clipped, TRACT().target(batch, phase, at_limit).x0)
+    clipped = TRACT().target(batch, phase, 0.0, large).x0
+    assert torch.equal(clipped, TRACT().target(batch, phase, 0.0, at_limit).x0)
     # two steps with the constant denoiser 1 are one step with it
     torch.testing.assert_close(clipped, torch.ones_like(clipped), rtol=0, atol=1e-10)
-    free = TRACT(clip_target=False).target(batch, phase, large).x0
+    free = TRACT(clip_target=False).target(batch, phase, 0.0, large).x0
     torch.testing.assert_close(free, torch.full_like(free, 1 + 6 * share), rtol=1e-3, atol=0)
 
 
@@ -263,7 +263,7 @@ def test_loss_weights(kind, expected):
 def test_target_carries_the_chosen_weight_of_t(kind):
     times = Times(*(torch.tensor([value], dtype=torch.float64) for value in (0.25, 0.125, 0.0)))
     nets = Nets(gaussian_denoiser, gaussian_denoiser, unused)
-    target = TRACT(loss_weight=kind).target(batch_at(times), Phase(8, 1), nets)
+    target = TRACT(loss_weight=kind).target(batch_at(times), Phase(8, 1), 0.0, nets)
     # at u = 1/4 logSNR is 1.7626187665611515
     assert float(target.weight) == pytest.approx(1.0 if kind == "uniform" else math.exp(1.7626187665611515), rel=1e-12)
 
@@ -278,7 +278,7 @@ def test_untrained_methods_have_no_phases_and_no_target():
     assert DDIM().phases(DDIM().default_schedule(4)) == ()
     times = Times(*(torch.tensor([value], dtype=torch.float64) for value in (1.0, 0.5, 0.0)))
     with pytest.raises(ConfigError, match="'ddim' defines no target"):
-        DDIM().target(batch_at(times), Phase(2, 1), Nets(unused, unused, unused))
+        DDIM().target(batch_at(times), Phase(2, 1), 0.0, Nets(unused, unused, unused))
 
 
 def test_methods_are_frozen_and_refuse_unknown_options():

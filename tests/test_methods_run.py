@@ -249,8 +249,8 @@ def test_gradients_are_clipped_to_a_norm_otherwise(limit):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_fails_whatever_is_done_to_gradients(monkeypatch, gradients, value):
     class Failing(TRACTEDM):
-        def target(self, batch, phase, nets):
-            target = super().target(batch, phase, nets)
+        def target(self, batch, phase, progress, nets):
+            target = super().target(batch, phase, progress, nets)
             return type(target)(torch.full_like(target.x0, value), target.weight)
 
     monkeypatch.setattr(engine, "LOG_EVERY", 1)
@@ -267,12 +267,12 @@ def watched_steps(base, phase_start):
     seen = []
 
     class Watching(base):
-        def target(self, batch, phase, nets):
+        def target(self, batch, phase, progress, nets):
             said = [net(batch.x_t, batch.times.t) for net in (nets.teacher, nets.frozen)]
             adam = {int(state["step"]) for state in run.optimiser.state.values()}
             average = run.self_teacher.updates if run.self_teacher is not None else None
             seen.append((phase, *said, adam, average))
-            return super().target(batch, phase, nets)
+            return super().target(batch, phase, progress, nets)
 
     run = distillation(Watching(), phase_start=phase_start)
     while run.step < run.total:

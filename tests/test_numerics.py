@@ -9,6 +9,7 @@ from tractbench.config.fields import RunConfig
 from tractbench.datasets.gaussian import Gaussian
 from tractbench.diffusion.denoiser import SigmaDenoiser, X0Denoiser
 from tractbench.diffusion.processes import VE, VP
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
@@ -197,8 +198,10 @@ def test_a_bf16_distillation_ends_near_the_fp32_one(runs):
     assert all(math.isfinite(point.loss) for point in runs["bf16"].losses)
     noise = torch.randn((512, 2, 1, 1), dtype=torch.float64, generator=generator("tests", "noise"))
     with torch.no_grad():
-        ends = {name: sample_ode(run.averaged(), VP(), noise, 1, clip=False) for name, run in runs.items()}
-        teacher = sample_ode(DATA.exact_denoiser(VP()), VP(), noise, 4, clip=False)
+        ends = {
+            name: sample_ode(run.averaged(), VP(), noise, Sampler.equal(1), clip=False) for name, run in runs.items()
+        }
+        teacher = sample_ode(DATA.exact_denoiser(VP()), VP(), noise, Sampler.equal(4), clip=False)
     spread = float((teacher - teacher.mean(0)).square().flatten(1).sum(1).mean())
 
     def apart(a, b):
@@ -214,8 +217,8 @@ def test_in_training_only_the_networks_passes_are_in_bf16():
     seen = []
 
     class Watching(TRACT):
-        def target(self, batch, phase, nets):
-            target = super().target(batch, phase, nets)
+        def target(self, batch, phase, progress, nets):
+            target = super().target(batch, phase, progress, nets)
             seen.append(("target", target.x0.dtype, torch.is_autocast_enabled("cpu")))
             return target
 

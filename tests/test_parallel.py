@@ -13,6 +13,7 @@ import torch
 
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.processes import VP
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.ends import TeacherEnds
 from tractbench.evaluation.part import merged, own_images
 from tractbench.evaluation.protocols import load_protocol
@@ -126,7 +127,7 @@ def test_processes_make_the_same_images_to_the_bit(size):
         return network(x.float()) / (1 + labels.reshape(-1, 1, 1, 1))
 
     def images(first, count):
-        parts = sample(denoiser, VP(), (1, 2, 2), 4, count, 2, chunk=16, first=first, classes=3)
+        parts = sample(denoiser, VP(), (1, 2, 2), 4, count, Sampler.equal(2), chunk=16, first=first, classes=3)
         return torch.cat([torch.empty(0, 1, 2, 2, dtype=torch.float64), *parts])
 
     own = [own_images(100, (16,), group) for group in groups(size)]
@@ -218,8 +219,8 @@ def test_the_gradients_and_losses_of_shares_add_up(images):
 def test_two_and_three_processes_make_the_numbers_of_one(tractbench, tmp_path):
     alone = tractbench(*TRACT_RUN, "--quiet").json
     expected = losses(tmp_path)
-    for size in (2, 3):
-        found = Launched(tmp_path / str(size), size, HELPER, STEPS, "digests", *TRACT_RUN)
+    for size, how in ((2, ()), (3, ("--micro-batch", "8"))):
+        found = Launched(tmp_path / str(size), size, HELPER, STEPS, "digests", *TRACT_RUN, *how)
         assert found.code == 0, found.err
         assert json.loads(found.out)["identity"] == alone["identity"]
         assert found.err.count("tract on digits") == found.err.count("drawing samples") == 1
@@ -296,7 +297,7 @@ def test_teacher_ends_are_shared_out_in_whole_chunks(tmp_path):
     ends = [TeacherEnds(tmp_path / str(rank), counted, "a", VP(), (2, 1, 1), 4, solver="ddim", clip=False,
                         group=Rank("cpu", rank, 3)) for rank in range(3)]  # fmt: skip
     for one in ends:
-        one._samples(counted, 4, "ddim")
+        one._samples(counted, Sampler.equal(4))
     whole = TeacherEnds(tmp_path / "whole", teacher, "a", VP(), (2, 1, 1), 4, solver="ddim", clip=False).ends
     assert torch.equal(torch.cat(shares), whole)
     assert set(asked) == {128}

@@ -8,12 +8,13 @@ from torch.utils._pytree import tree_leaves
 from tractbench.config.resolve import resolve
 from tractbench.diffusion.denoiser import CountingDenoiser
 from tractbench.diffusion.processes import VE
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.errors import ConfigError
 from tractbench.nets.build import meta_network
 from tractbench.pipeline.devices import devices, parse_machine
 from tractbench.pipeline.plan import make_plan
-from tractbench.pipeline.stages import Stage, evaluations
+from tractbench.pipeline.stages import Stage
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 
@@ -53,8 +54,9 @@ def test_hours_are_images_times_seconds():
 @pytest.mark.parametrize(("solver", "steps"), [("ddim", 7), ("heun", 5), ("heun", 1)])
 def test_evaluations_are_what_a_solver_counts(solver, steps):
     counter = CountingDenoiser(lambda x, t, labels=None: 0 * x)
-    sample_ode(counter, VE(steps), torch.ones(1, 1, 2, 2, dtype=torch.float64), steps, solver=solver)
-    assert evaluations(solver, steps) == counter.evaluations
+    sampler = Sampler.equal(steps, solver)
+    sample_ode(counter, VE(steps), torch.ones(1, 1, 2, 2, dtype=torch.float64), sampler)
+    assert sampler.evaluations == counter.evaluations
 
 
 def test_what_is_missing_is_named_with_its_remedy(tractbench, tmp_path):

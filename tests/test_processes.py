@@ -104,10 +104,16 @@ def test_per_sample_scales_each_image_by_its_own_value():
 
 @pytest.mark.parametrize("process", [VP(), VE(), VE(7), VP(log_snr_max=12.0)], ids=repr)
 def test_time_is_the_inverse_of_the_noise_to_signal_ratio(process):
-    t = torch.linspace(0, 1, 41, dtype=torch.float64)[1:] if isinstance(process, VP) else at(*range(7, 41)) / 40
+    t = torch.linspace(0, 1, 41, dtype=torch.float64)[1:]
     ratio = process.sigma(t) / process.alpha(t)
     torch.testing.assert_close(process.time(ratio), t, rtol=0, atol=1e-11)
     torch.testing.assert_close(ratio, torch.exp(-process.log_snr(t) / 2), rtol=1e-9, atol=0)
+
+
+def test_noise_below_the_smallest_level_has_its_time_too():
+    process = VE(7)
+    sigma = at(0.0, 0.25, 0.5, 1.0) * process.sigma_min
+    torch.testing.assert_close(process.time(sigma), at(0.0, 0.25, 0.5, 1.0) / 7, rtol=1e-12, atol=0)
 
 
 def test_the_ends_of_the_noise_to_signal_ratio():

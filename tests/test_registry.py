@@ -68,4 +68,4 @@ def test_a_method_without_a_target_says_so():
         summary: ClassVar[str] = ""
 
     with pytest.raises(ConfigError, match="implement target"):
-        Unfinished().target(None, None, None)
+        Unfinished().target(None, None, 0.0, None)

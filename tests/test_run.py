@@ -146,9 +146,9 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
     original = Method.target
     calls = []
 
-    def target(self, batch, phase, nets):
+    def target(self, batch, phase, progress, nets):
         calls.append(0)
-        found = original(self, batch, phase, nets)
+        found = original(self, batch, phase, progress, nets)
         return type(found)(found.x0 * (torch.nan if len(calls) > 34 else 1), found.weight)
 
     monkeypatch.setattr(Method, "target", target)

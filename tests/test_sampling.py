@@ -3,6 +3,7 @@ import torch
 
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP, load_process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.sampling import prior_noise, sample
 from tractbench.nets.build import build_network
 from tractbench.progress import Task
@@ -25,7 +26,7 @@ def images(teacher):
 
 
 def drawn(teacher, *, seed=0, count=COUNT, chunk=CHUNK, **options):
-    parts = sample(teacher.denoiser, teacher.process, SHAPE, seed, count, STEPS, chunk=chunk, **options)
+    parts = sample(teacher.denoiser, teacher.process, SHAPE, seed, count, Sampler.equal(STEPS), chunk=chunk, **options)
     return torch.cat(list(parts))
 
 
@@ -36,7 +37,7 @@ def test_the_batch_never_changes_a_bit(teacher, images, batch):
 
 @pytest.mark.parametrize(("batch", "sizes"), [(None, [8, 8, 8, 6]), (1, [8, 8, 8, 6]), (9, [16, 14]), (5000, [30])])
 def test_batches_are_whole_chunks_in_order(teacher, batch, sizes):
-    parts = sample(teacher.denoiser, teacher.process, SHAPE, 0, COUNT, STEPS, chunk=CHUNK, batch=batch)
+    parts = sample(teacher.denoiser, teacher.process, SHAPE, 0, COUNT, Sampler.equal(STEPS), chunk=CHUNK, batch=batch)
     assert [len(part) for part in parts] == sizes
 
 
@@ -91,7 +92,7 @@ def test_the_network_always_runs_on_whole_chunks():
         calls.append(len(x))
         return x
 
-    list(sample(denoiser, VP(), SHAPE, 0, COUNT, STEPS, chunk=CHUNK))
+    list(sample(denoiser, VP(), SHAPE, 0, COUNT, Sampler.equal(STEPS), chunk=CHUNK))
     assert calls == [CHUNK] * (4 * STEPS)
 
 
@@ -111,7 +112,7 @@ def test_sampling_records_no_gradient():
     arguments = {"channels": 1, "size": 8, "width": 8, "blocks": 1, "embedding": 4}
     network = build_network("mlp", arguments, generator("test"))
     assert all(parameter.requires_grad for parameter in network.parameters())
-    parts = list(sample(X0Denoiser(network, VP()), VP(), SHAPE, 0, 3, 2, chunk=2))
+    parts = list(sample(X0Denoiser(network, VP()), VP(), SHAPE, 0, 3, Sampler.equal(2), chunk=2))
     assert not any(part.requires_grad for part in parts)
     assert all(part.dtype == torch.float64 for part in parts)
 

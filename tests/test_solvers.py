@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tractbench.diffusion.denoiser import CountingDenoiser
 from tractbench.diffusion.processes import VP, per_sample
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import ddim_inverse, ddim_step, sample_ode
 
 PROCESS = VP()
@@ -112,7 +113,7 @@ def test_a_float32_prediction_steps_in_float64():
 def test_a_point_mass_is_returned_up_to_the_last_noise(steps):
     noise, point = states()
     point = point[:1].clamp(-0.9, 0.9)
-    result = sample_ode(lambda x, t, labels: point.expand_as(x), PROCESS, noise, steps)
+    result = sample_ode(lambda x, t, labels: point.expand_as(x), PROCESS, noise, Sampler.equal(steps))
     (alpha_1, sigma_1), (alpha_0, sigma_0) = (scales(torch.tensor([u], dtype=torch.float64)) for u in (1, 0))
     eps = (noise - alpha_1 * point) / sigma_1
     torch.testing.assert_close(result, alpha_0 * point + sigma_0 * eps, rtol=0, atol=1e-11)
@@ -140,7 +141,7 @@ def exact_flow(x):
 def test_ddim_is_of_first_order_on_a_gaussian():
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
     steps = [64, 128, 256, 512, 1024]
-    samples = [sample_ode(gaussian_denoiser, PROCESS, noise, n, clip=False) for n in steps]
+    samples = [sample_ode(gaussian_denoiser, PROCESS, noise, Sampler.equal(n), clip=False) for n in steps]
     errors = [float((x - exact_flow(noise)).abs().max()) for x in samples]
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert orders == pytest.approx([1] * 4, abs=0.05)
@@ -150,7 +151,7 @@ def test_ddim_is_of_first_order_on_a_gaussian():
 def test_ddim_is_exact_on_the_standard_normal():
     noise, _ = states()
     # for N(0, 1) the optimal denoiser is alpha x and the flow stands still: a step multiplies by cos(turn)
-    result = sample_ode(lambda x, t, labels: scales(t)[0] * x, PROCESS, noise, 4, clip=False)
+    result = sample_ode(lambda x, t, labels: scales(t)[0] * x, PROCESS, noise, Sampler.equal(4), clip=False)
     turn = (math.atan(math.exp(10)) - math.atan(math.exp(-10))) / 4
     torch.testing.assert_close(result, noise * math.cos(turn) ** 4, rtol=1e-10, atol=0)
 
@@ -161,9 +162,9 @@ def test_predictions_are_clipped_only_when_asked():
     def overshooting(x, t, labels):
         return torch.full_like(x, 3.0)
 
-    clipped = sample_ode(overshooting, PROCESS, noise, 8)
+    clipped = sample_ode(overshooting, PROCESS, noise, Sampler.equal(8))
     torch.testing.assert_close(clipped, torch.ones_like(noise), rtol=0, atol=1e-3)
-    free = sample_ode(overshooting, PROCESS, noise, 8, clip=False)
+    free = sample_ode(overshooting, PROCESS, noise, Sampler.equal(8), clip=False)
     torch.testing.assert_close(free, torch.full_like(noise, 3.0), rtol=0, atol=1e-3)
 
 
@@ -178,7 +179,7 @@ def test_one_evaluation_a_step_at_equally_spaced_times(steps):
 
     counter = CountingDenoiser(denoiser)
     noise, _ = states()
-    result = sample_ode(counter, PROCESS, noise, steps, on_step=ticks.append)
+    result = sample_ode(counter, PROCESS, noise, Sampler.equal(steps), on_step=ticks.append)
     assert counter.evaluations == len(ticks) == steps
     assert seen == [(steps - i) / steps for i in range(steps)]
     assert torch.equal(ticks[-1], result)
@@ -188,6 +189,6 @@ def test_labels_reach_the_denoiser():
     noise, _ = states()
     labels = torch.arange(len(noise))
     received = []
-    sample_ode(lambda x, t, labels: received.append(labels) or x, PROCESS, noise, 2, labels=labels)
+    sample_ode(lambda x, t, labels: received.append(labels) or x, PROCESS, noise, Sampler.equal(2), labels=labels)
     assert all(torch.equal(given, labels) for given in received)
     assert len(received) == 2

@@ -12,6 +12,7 @@ from tractbench.config.fields import RunConfig
 from tractbench.diffusion.analytic import MixtureDenoiser
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VE, VP, Scales
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import ddim_step, sample_ode
 from tractbench.errors import ConfigError
 from tractbench.evaluation.sampling import prior_labels, sample
@@ -140,7 +141,7 @@ def curved(x, t, labels=None):
 def every_time(method, phase):
     """Every time that a method draws in a phase, once."""
     u = [((i + 0.5) / phase.end, (k + 0.5) / phase.group) for i in range(phase.end) for k in range(phase.group)]
-    times = method.times(torch.tensor(u, dtype=torch.float64), phase, 0.0)
+    times = method.times(torch.tensor(u, dtype=torch.float64), phase, 0.0, VP())
     distinct = sorted(set(zip(*(part.tolist() for part in (times.t, times.t_next, times.t_end)), strict=True)))
     return Times(*torch.tensor(distinct, dtype=torch.float64).T)
 
@@ -179,7 +180,7 @@ def test_the_teachers_chain_is_an_affine_map(name, solver, steps):
     x = process.prior_std * torch.randn((5, 3, 1, 1), dtype=torch.float64, generator=generator("chain"))
     slope, offset = chain(name, solver, steps, steps, 0)
     kind = "heun" if solver == "rk" else "ddim"
-    found = sample_ode(exact_denoiser(process), process, x, steps, solver=kind, clip=False)
+    found = sample_ode(exact_denoiser(process), process, x, Sampler.equal(steps, kind), clip=False)
     assert_near(found.flatten(1), torch.tensor(x.flatten(1).numpy() @ slope.T + offset))
 
 
@@ -198,7 +199,7 @@ def assert_fixed_point(case, phase, seed=0):
     process = PROCESSES[name](phase.start)
     batch = batch_at(every_time(method, phase), process, seed=seed)
     self_teacher = exact_self_teacher(name, solver, phase) if method.self_teacher else unused
-    target = method.target(batch, phase, Nets(exact_denoiser(process), self_teacher, unused)).x0
+    target = method.target(batch, phase, 0.0, Nets(exact_denoiser(process), self_teacher, unused)).x0
     assert_near(target, expected_targets(name, solver, phase, batch))
     # and a student that gives the target lands where the chain does
     ends = ddim_step(process, batch.x_t, target, batch.times.t, batch.times.t_end)
@@ -241,7 +242,7 @@ def test_a_constant_denoiser_is_its_own_target(case, end, group, value):
     phase = Phase(end * (min(group, 2) if case == "btd" else group), end)
     process = VE(40 * phase.start) if name == "ve" else VP()
     batch = batch_at(every_time(method, phase), process)
-    target = method.target(batch, phase, Nets(*[lambda x, t, labels: torch.full_like(x, value)] * 3)).x0
+    target = method.target(batch, phase, 0.0, Nets(*[lambda x, t, labels: torch.full_like(x, value)] * 3)).x0
     assert_near(target, torch.full_like(target, value))
 
 
@@ -254,7 +255,7 @@ def test_tract_in_pairs_with_the_teacher_as_self_teacher_is_btd(start, end, clip
     phase = Phase(start, end)
     btd, tract = BTD(clip_target=clip, final_target="inverse"), TRACT(clip_target=clip)
     batch = batch_at(every_time(btd, phase), VP())  # k = 0 only
-    ours, theirs = (m.target(batch, phase, Nets(curved, curved, unused)) for m in (tract, btd))
+    ours, theirs = (m.target(batch, phase, 0.0, Nets(curved, curved, unused)) for m in (tract, btd))
     assert_near(ours.x0, theirs.x0, 1e-12)
     assert torch.equal(ours.weight, theirs.weight)
 
@@ -292,9 +293,9 @@ def test_tract_edm_is_tract_in_rescaled_coordinates(start, end, clip):
 
     x_ve = batch.x_t / VP().alpha(batch.times.t).reshape(-1, 1, 1, 1)
     ve_batch = Batch(x_ve, batch.times, None, batch.x0, batch.noise, Rescaled())
-    vp = TRACT(clip_target=clip).target(batch, phase, Nets(curved, self_teacher, unused))
+    vp = TRACT(clip_target=clip).target(batch, phase, 0.0, Nets(curved, self_teacher, unused))
     ve = TRACTEDM(clip_target=clip, teacher_solver="ddim_ve").target(
-        ve_batch, phase, Nets(rescaled(curved), rescaled(self_teacher), unused)
+        ve_batch, phase, 0.0, Nets(rescaled(curved), rescaled(self_teacher), unused)
     )
     # the teacher's last step is TRACT-EDM's own: its x0 is never clipped; TRACT's is where clipping is asked for
     last = batch.times.t_next == 0
@@ -309,7 +310,9 @@ def test_the_two_final_targets_of_btd_differ_by_the_known_amount(start, end):
     phase = Phase(start, end)
     batch = batch_at(every_time(BTD(), phase), VP())
     nets = Nets(curved, unused, unused)
-    inverse, released = (BTD(final_target=kind).target(batch, phase, nets).x0 for kind in ("inverse", "teacher_x0"))
+    inverse, released = (
+        BTD(final_target=kind).target(batch, phase, 0.0, nets).x0 for kind in ("inverse", "teacher_x0")
+    )
     last = batch.times.t_end == 0
     assert int(last.sum()) == 1
     assert torch.equal(inverse[~last], released[~last])
@@ -336,7 +339,7 @@ def test_a_repeated_entry_is_regression_on_the_teachers_x0(case, steps):
     phase = Phase(steps, steps)
     process = PROCESSES[name](40)
     batch = batch_at(every_time(method, phase), process)
-    target = method.target(batch, phase, Nets(curved, broken, unused)).x0
+    target = method.target(batch, phase, 0.0, Nets(curved, broken, unused)).x0
     assert len(target) == steps
     assert_near(target, curved(batch.x_t, batch.times.t))
 
@@ -359,7 +362,7 @@ def test_no_network_is_asked_at_sigma_zero_and_the_teachers_x0_is_never_clipped_
         assert bool((process.sigma(t) > 0).all())
         return torch.where(last.reshape(-1, 1, 1, 1), math.nan, curved(x, t))
 
-    target = method.target(batch, phase, Nets(teacher, self_teacher, unused))
+    target = method.target(batch, phase, 0.0, Nets(teacher, self_teacher, unused))
     assert bool(target.x0.isfinite().all())
     assert bool(target.weight.isfinite().all())
     assert torch.equal(target.x0[last], curved(batch.x_t, batch.times.t)[last])
@@ -373,7 +376,7 @@ def test_a_repeated_entry_of_tract_edm_is_clipped_but_where_it_ends_at_sigma_zer
     def large(x, t, labels=None):
         return torch.full_like(x, 3.0)
 
-    found = TRACTEDM(clip_target=clip).target(batch, phase, Nets(large, broken, unused)).x0
+    found = TRACTEDM(clip_target=clip).target(batch, phase, 0.0, Nets(large, broken, unused)).x0
     expected = torch.where(batch.times.t_next == 0, 3.0, limit).double().reshape(-1, 1, 1, 1).expand_as(found)
     assert_near(found, expected)
 
@@ -392,7 +395,7 @@ def test_clipping_limits_ddim_jumps_but_no_rk_step(solver):
     batch, method = batch_at(inner, VE()), TRACTEDM(teacher_solver=solver)
     # the self-teacher's jump to sigma 0 is its x0, and so is the target, whatever the teacher says
     for teacher in (too_large, small):
-        found = method.target(batch, phase, Nets(teacher, too_large, unused)).x0
+        found = method.target(batch, phase, 0.0, Nets(teacher, too_large, unused)).x0
         assert_near(found, torch.ones_like(found))
     # with n = 2 the teacher's share of the target shows whether its step was clipped
     phase = Phase(40, 20)
@@ -400,7 +403,7 @@ def test_clipping_limits_ddim_jumps_but_no_rk_step(solver):
     upper = times.t_end > 0
     times = Times(*(part[upper] for part in (times.t, times.t_next, times.t_end)))
     batch = batch_at(times, VE())
-    found = method.target(batch, phase, Nets(too_large, small, unused)).x0
+    found = method.target(batch, phase, 0.0, Nets(too_large, small, unused)).x0
     sigma, sigma_next, sigma_end = (VE().sigma(part) for part in (times.t, times.t_next, times.t_end))
     said = 3.0 if solver == "rk" else 1.0
     share = (sigma - sigma_next) * sigma_end / (sigma_next * (sigma - sigma_end))
@@ -424,7 +427,7 @@ def test_btd_halves_down_to_the_evaluations(nfe, phases):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 512), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
 def test_btd_draws_only_whole_groups(end, first, second):
-    times = BTD().times(torch.tensor([[first, second]], dtype=torch.float64), Phase(2 * end, end), 0.5)
+    times = BTD().times(torch.tensor([[first, second]], dtype=torch.float64), Phase(2 * end, end), 0.5, VP())
     index = round(float(times.t) * end)
     assert 1 <= index <= end
     assert float(times.t) == index / end
@@ -437,7 +440,7 @@ def test_btd_draws_only_whole_groups(end, first, second):
 )
 def test_vp_targets_are_weighted_by_the_snr_of_t(method, kind, weight):
     batch = batch_at(every_time(method(), Phase(8, 4)), VP())
-    found = method(loss_weight=kind).target(batch, Phase(8, 4), Nets(curved, curved, unused)).weight
+    found = method(loss_weight=kind).target(batch, Phase(8, 4), 0.0, Nets(curved, curved, unused)).weight
     ratios = [(alpha / sigma) ** 2 for alpha, sigma in map(vp_scales, batch.times.t.tolist())]
     assert found.tolist() == pytest.approx([weight(r) for r in ratios], rel=1e-10)
 
@@ -457,7 +460,7 @@ def test_every_network_is_given_the_labels(case):
     times = every_time(method, phase)
     labels = torch.arange(len(times.t))
     batch = batch_at(times, PROCESSES[name](4), labels=labels)
-    method.target(batch, phase, Nets(recorder("teacher"), recorder("self_teacher"), unused))
+    method.target(batch, phase, 0.0, Nets(recorder("teacher"), recorder("self_teacher"), unused))
     teacher_calls = {"btd": 2, "tract": 1, "tract_edm euler": 1, "tract_edm": 2}[case]
     assert (len(asked["teacher"]), len(asked["self_teacher"])) == (teacher_calls, int(method.self_teacher))
     assert all(given is labels for calls in asked.values() for given in calls)
@@ -510,7 +513,7 @@ def conditional_samples(seed, count, chunk, asked):
         asked.append(labels)
         return (labels.double() - 2).reshape(-1, 1, 1, 1).expand_as(x)
 
-    parts = sample(denoiser, VE(), (1, 2, 2), seed, count, 2, chunk=chunk, classes=CLASSES, clip=False)
+    parts = sample(denoiser, VE(), (1, 2, 2), seed, count, Sampler.equal(2), chunk=chunk, classes=CLASSES, clip=False)
     return torch.cat(list(parts))
 
 
@@ -536,5 +539,5 @@ def test_classes_of_samples_are_uniform():
 
 def test_an_unconditional_sampler_gives_no_labels():
     asked = []
-    list(sample(lambda x, t, labels: asked.append(labels) or x, VP(), (1, 1, 1), 0, 2, 2, chunk=2))
+    list(sample(lambda x, t, labels: asked.append(labels) or x, VP(), (1, 1, 1), 0, 2, Sampler.equal(2), chunk=2))
     assert asked == [None, None]

@@ -10,6 +10,7 @@ from torch import nn
 
 from tractbench.diffusion.denoiser import CountingDenoiser, SigmaDenoiser
 from tractbench.diffusion.processes import VE, VP, Scales
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import ddim_inverse, ddim_step, heun_step, sample_ode
 from tractbench.method import Batch, Nets, Phase, Times
 from tractbench.methods.tract_edm import TRACTEDM
@@ -105,7 +106,7 @@ def test_sampling_visits_every_so_many_th_node(steps, solver):
         asked.append(float(VE().sigma(t)[0]))
         return torch.zeros_like(x)
 
-    sample_ode(denoiser, VE(), 80 * normal(2, 1, 2, 2), steps, solver=solver)
+    sample_ode(denoiser, VE(), 80 * normal(2, 1, 2, 2), Sampler.equal(steps, solver))
     visited = edm_grid()[:: N // steps][::-1]
     # Heun asks at both ends of each step but the last, so every inner node twice
     twice = [sigma for sigma in visited[1:-1] for _ in range(2)]
@@ -116,7 +117,7 @@ def test_sampling_visits_every_so_many_th_node(steps, solver):
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_heun_spends_two_evaluations_a_step_but_one_on_the_last(steps):
     counter = CountingDenoiser(lambda x, t, labels: x)
-    sample_ode(counter, VE(), normal(1, 1, 1, 1), steps, solver="heun")
+    sample_ode(counter, VE(), normal(1, 1, 1, 1), Sampler.equal(steps, "heun"))
     assert counter.evaluations == 2 * steps - 1
 
 
@@ -157,7 +158,7 @@ def test_clipping_touches_no_step_of_heun_but_the_last():
         return torch.full_like(x, 3.0)
 
     states = []
-    sample_ode(denoiser, VE(), 80 * normal(2, 1, 1, 1), 4, solver="heun", clip=True, on_step=states.append)
+    sample_ode(denoiser, VE(), 80 * normal(2, 1, 1, 1), Sampler.equal(4, "heun"), clip=True, on_step=states.append)
     x, grid = 80 * normal(2, 1, 1, 1), edm_grid()[::10]
     for found, sigma in zip(states[:-1], grid[3:0:-1], strict=True):  # the flow of a point mass is the straight line
         torch.testing.assert_close(found, 3 + sigma / 80 * (x - 3), rtol=1e-12, atol=1e-12)
@@ -196,7 +197,7 @@ def test_order_of_convergence_on_the_sigma_grid(solver, order):
         def denoiser(x, t, labels, process=process):
             return posterior_mean(x, 1.0, wide(process.sigma(t)))
 
-        found = sample_ode(denoiser, process, x, steps, solver=solver, clip=False)
+        found = sample_ode(denoiser, process, x, Sampler.equal(steps, solver), clip=False)
         errors.append(float((found - expected).abs().max()))
     assert [math.log2(a / b) for a, b in pairwise(errors)] == pytest.approx([order] * 3, abs=0.1)
 
@@ -272,7 +273,7 @@ def test_the_loss_has_unit_weight_in_f_space():
     x_t = wide(sigma) * normal(6, 1, 3, 3) + normal(6, 1, 3, 3, seed=1)
     times = Times(sigma, sigma, 0 * sigma)  # a repeated entry: the target is the teacher's x0
     batch = Batch(x_t, times, None, x_t, x_t, SigmaIsTime())
-    target = TRACTEDM().target(batch, Phase(1, 1), Nets(*[lambda x, t, labels: torch.cos(x)] * 3))
+    target = TRACTEDM().target(batch, Phase(1, 1), 0.0, Nets(*[lambda x, t, labels: torch.cos(x)] * 3))
 
     net = Recording(scale=0.7, shift=-0.2)
     prediction = SigmaDenoiser(net, SigmaIsTime())(x_t, sigma)
@@ -289,7 +290,7 @@ def test_weights_of_the_edm_loss():
     sigma = column(0.5, 1.0, 10.0)
     x = torch.zeros(3, 1, 1, 1, dtype=torch.float64)
     batch = Batch(x, Times(sigma, sigma, 0 * sigma), None, x, x, SigmaIsTime())
-    target = TRACTEDM().target(batch, Phase(1, 1), Nets(*[lambda x, t, labels: x] * 3))
+    target = TRACTEDM().target(batch, Phase(1, 1), 0.0, Nets(*[lambda x, t, labels: x] * 3))
     assert target.weight.tolist() == pytest.approx([8.0, 5.0, 4.01], rel=1e-13)
 
 

@@ -31,7 +31,7 @@ the keys of what is kept to score with."""
 TRAINING_FIELDS = frozenset(
     {
         *("method", "schedule", "batch", "lr", "lr_schedule", "warmup", "gradients", "clip_norm", "student", "mu_s"),
-        *("mu_i", "ema_residual", "ema_reset", "phase_start", "precision", "seed"),
+        *("mu_i", "ema_residual", "ema_reset", "phase_start", "precision", "seed", "optimiser"),
     }
 )
 """Fields that training reads as they are. It also reads ``budget``, as a number of steps, ``process`` and

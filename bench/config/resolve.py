@@ -104,10 +104,16 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
     method.phases(config.schedule)
     if config.student is not None:
         dataset.network(config.student, process)
-    if method.sampler() not in load_process(process).solvers:
-        others = [other for other in method.processes if method.sampler() in load_process(other).solvers]
+    if config.schedule and config.schedule[-1] != config.nfe and not method.any_nfe:
         raise ConfigError(
-            f"solver {method.sampler()!r} is not for process '{process}'; leave it out"
+            f"schedule {join(config.schedule)}: it ends at {config.schedule[-1]} steps but nfe is {config.nfe}; "
+            "end it there or leave one of the two out"
+        )
+    solver = method.sampler(config.nfe, load_process(process, config.grid_steps)).solver
+    if solver not in load_process(process).solvers:
+        others = [other for other in method.processes if solver in load_process(other).solvers]
+        raise ConfigError(
+            f"solver {solver!r} is not for process '{process}'; leave it out"
             + f", or add --process {' or '.join(others)}" * bool(others)
         )
     for key in CLIPPING:

@@ -39,8 +39,8 @@ class MixtureDenoiser:
             setattr(moved, name, getattr(self, name).to(device))
         return moved
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the posterior mean in float64, ``x_t`` ``[B, D, 1, 1]`` at times ``t`` ``[B]``."""
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
+        """Return the posterior mean in float64, ``x_t`` ``[B, D, 1, 1]`` at times ``t`` ``[B]``; ends do not matter."""
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         x = x_t.double().flatten(1)
         values = self._values

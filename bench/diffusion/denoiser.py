@@ -12,9 +12,12 @@ from tractbench.diffusion.processes import Process, per_sample
 
 
 class Denoiser(Protocol):
-    """Predicts the clean image."""
+    """Predicts the clean image.
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    A student of a method with ``two_times`` is also given where its jump ends, ``[B]``, and only such a one is.
+    """
+
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         """Return x0 for ``x_t`` ``[B, C, H, W]`` at times ``t`` ``[B]`` in [0, 1], of the same shape."""
 
 
@@ -93,12 +96,13 @@ class SigmaDenoiser(nn.Module):
         self.process = process
         self.scheme = scheme or EDM()
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return x0 in the network's dtype."""
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, extra: Tensor | None = None) -> Tensor:
+        """Return x0 in the network's dtype; ``extra`` ``[B, E]`` is for the network's embedding of the noise level."""
         dtype = next(self.net.parameters()).dtype
         c = self.scheme.coefficients(self.process.sigma(t).to(dtype))
         x = x_t.to(dtype)
-        raw = self.net(per_sample(c.scale, x) * x, c.noise, labels)[:, : x.shape[1]]
+        more = {} if extra is None else {"extra": extra}
+        raw = self.net(per_sample(c.scale, x) * x, c.noise, labels, **more)[:, : x.shape[1]]
         x0: Tensor = per_sample(c.skip, x) * x + per_sample(c.out, x) * raw
         return x0
 
@@ -118,7 +122,7 @@ class CountingDenoiser:
         self.denoiser = denoiser
         self.evaluations = 0
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         """Count the call and make it."""
         self.evaluations += 1
-        return self.denoiser(x_t, t, labels)
+        return self.denoiser(x_t, t, labels, *t_end)

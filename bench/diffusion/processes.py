@@ -91,7 +91,7 @@ class Process(ABC):
 
     @abstractmethod
     def time(self, ratio: Tensor) -> Tensor:
-        """Time at which sigma / alpha is ``ratio``, from ``sigma_min`` to ``sigma_max``."""
+        """Time at which sigma / alpha is ``ratio``, from that of t = 0 to ``sigma_max``."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
@@ -223,11 +223,11 @@ class VE(Process):
         return torch.pow(root, 7) * index.clamp(max=1.0)
 
     def time(self, ratio: Tensor) -> Tensor:
-        """Time of a noise level in [sigma_min, sigma_max], the inverse of ``sigma``."""
+        """Time of a noise level in [0, sigma_max], the inverse of ``sigma``; below sigma_min that is linear."""
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
-        index = 1 + (torch.pow(ratio.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
-        fraction: Tensor = index / self.steps
-        return fraction
+        above = 1 + (torch.pow(ratio.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
+        below = ratio.double() / self.sigma_min
+        return torch.where(below < 1, below, above) / self.steps
 
     def log_snr(self, t: Tensor) -> Tensor:
         """-2 ln sigma at t; infinite at t = 0."""

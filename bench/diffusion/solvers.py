@@ -1,4 +1,4 @@
-"""Deterministic solvers of the probability-flow ODE and their inverses.
+"""Solvers of the probability-flow ODE, their inverses, and fresh noise between their steps.
 
 States keep the dtype of their arguments promoted with the float64 times, so targets are formed in float64 whatever the
 network computes in.
@@ -6,13 +6,15 @@ network computes in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process, Scales, per_sample
+from tractbench.diffusion.sampler import Sampler
 
 
 def ddim_step(process: Process, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -66,46 +68,71 @@ def heun_step(
     return (euler + corrected) / 2
 
 
+def renoise(process: Process, x_r: Tensor, r: Tensor, s: Tensor, z: Tensor) -> Tensor:
+    """Return the state at s that fresh noise makes of one at r <= s, as the forward process goes from r to s.
+
+    x_s = (alpha_s / alpha_r) x_r + sqrt(sigma_s^2 - (alpha_s / alpha_r)^2 sigma_r^2) z.
+
+    Args:
+        process: the diffusion process.
+        x_r: state at r, ``[B, C, H, W]``.
+        r: its times ``[B]``.
+        s: times of the result ``[B]``.
+        z: standard normal, of the state's shape.
+    """
+    ratio = process.alpha(s) / process.alpha(r)
+    variance = process.sigma(s) ** 2 - (ratio * process.sigma(r)) ** 2
+    return per_sample(ratio, x_r) * x_r + per_sample(variance.clamp(min=0).sqrt(), x_r) * z  # 0 by rounding at s = r
+
+
 def sample_ode(
     denoiser: Denoiser,
     process: Process,
     x: Tensor,
-    steps: int,
+    sampler: Sampler,
     labels: Tensor | None = None,
     *,
-    solver: str = "ddim",
+    fresh: Sequence[Tensor] = (),
+    two_times: bool = False,
     clip: bool = True,
     on_step: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Solve from pure noise at t = 1 to t = 0 in equal steps of t.
+    """Solve from pure noise at t = 1 to t = 0.
 
     Args:
         denoiser: x0 predictor.
         process: the diffusion process.
         x: noise of standard deviation ``process.prior_std``, ``[B, C, H, W]``.
-        steps: number of steps.
+        sampler: its steps.
         labels: class indices ``[B]`` or None.
-        solver: ``ddim``, one evaluation a step, or ``heun``, two but for the last step, which is DDIM's.
+        fresh: standard normal noise of x's shape, one for each entry of ``sampler.noise``.
+        two_times: the denoiser is also told where each step ends: ``denoise(x, t, labels, s)``.
         clip: clip every x0 of a DDIM step to [-1, 1]; for Heun only the last one.
-        on_step: given the state after each step.
+        on_step: given the state after each step, and after the noise that follows it.
 
     Returns:
         Samples ``[B, C, H, W]``, float64.
+
+    Raises:
+        ValueError: there is not as much noise as the sampler takes, or a denoiser of two times is to take Heun's steps.
     """
+    if len(fresh) != len(sampler.noise):
+        raise ValueError(f"{len(fresh)} noises for a sampler that takes {len(sampler.noise)}")
+    if two_times and sampler.solver != "ddim":
+        raise ValueError("a denoiser of two times takes DDIM steps, as its jump is what a step is")
     x = x.double()
-    for index in range(steps, 0, -1):
-        t = torch.full((len(x),), index / steps, dtype=torch.float64, device=x.device)
-        s = torch.full_like(t, (index - 1) / steps)
-        x0 = denoiser(x, t, labels)
-        if solver == "heun" and index > 1:
+    for index, (start, end) in enumerate(pairwise(sampler.times)):
+        last = index == sampler.steps - 1
+        landing = sampler.noise[index] if sampler.noise and not last else end
+        t = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
+        s = torch.full_like(t, landing)
+        x0 = denoiser(x, t, labels, s) if two_times else denoiser(x, t, labels)
+        if sampler.solver == "heun" and not last:
             x = heun_step(denoiser, process, x, t, s, labels, x0)
         else:
             x = ddim_step(process, x, x0.clamp(-1, 1) if clip else x0, t, s)
+        if sampler.noise and not last:
+            x = renoise(process, x, s, torch.full_like(t, end), fresh[index].double())
         if on_step:
             on_step(x)
     return x
-
-
-def solver_steps(solver: str, evaluations: int) -> int:
-    """Return the most steps a solver can take with so many denoiser evaluations: Heun spends 2 S - 1 on S steps."""
-    return (evaluations + 1) // 2 if solver == "heun" else evaluations

@@ -13,6 +13,7 @@ from torch import Tensor
 from tractbench.config.identity import SCORING_VERSION
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.part import own_images
 from tractbench.evaluation.sampling import sample
 from tractbench.io.canonical import canonical
@@ -65,21 +66,23 @@ class TeacherEnds:
         progress: Progress | None = None,
     ) -> None:
         self._teacher, self._process, self._shape, self.steps = teacher, process, shape, steps
-        self._solver, self._clip, self._classes, self._device = solver, clip, classes, device
+        self._sampler = Sampler.equal(steps, solver)
+        self._clip, self._classes, self._device = clip, classes, device
         self._group, self._progress = group, progress or Progress()
         self._own = own_images(ENDS, (CHUNK,), group)
         parts = [SCORING_VERSION, teacher_hash, process.key, steps, solver, clip, classes, precision]
         self._path = folder / f"teacher-ends-{hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]}.npy"
 
-    def error(self, denoiser: Denoiser, steps: int, solver: str) -> float:
+    def error(self, denoiser: Denoiser, sampler: Sampler, two_times: bool = False) -> float:
         """Return the mean over the noises of the squared L2 distance between a sampler's image and the teacher's.
 
         Args:
             denoiser: what is sampled.
-            steps: its number of steps.
-            solver: how it is sampled.
+            sampler: how it is sampled.
+            two_times: it is also told where each step ends.
         """
-        return float((self._samples(denoiser, steps, solver) - self.ends).square().flatten(1).sum(1).mean())
+        found = self._samples(denoiser, sampler, two_times=two_times)
+        return float((found - self.ends).square().flatten(1).sum(1).mean())
 
     def prepare(self) -> None:
         """Read or compute the teacher's samples now, with a progress bar."""
@@ -101,12 +104,12 @@ class TeacherEnds:
         if group.is_main:
             keep_sealed((self._path,), compute, self._progress)
         if not asked and group.from_main(lambda: False):  # rank 0 found nothing, and all sample their share
-            self._samples(self._teacher, self.steps, self._solver)
+            self._samples(self._teacher, self._sampler)
         return group.from_main(lambda: torch.from_numpy(np.load(self._path)))
 
     def _compute(self) -> None:
         with self._progress.task(f"teacher, {self.steps} steps", len(self._own), "image") as task:
-            ends = self._samples(self._teacher, self.steps, self._solver, task).numpy()
+            ends = self._samples(self._teacher, self._sampler, task).numpy()
 
         def write(file: Path) -> None:
             with file.open("wb") as handle:
@@ -114,17 +117,19 @@ class TeacherEnds:
 
         write_atomic(self._path, write)
 
-    def _samples(self, denoiser: Denoiser, steps: int, solver: str, task: Task | None = None) -> Tensor:
+    def _samples(
+        self, denoiser: Denoiser, sampler: Sampler, task: Task | None = None, two_times: bool = False
+    ) -> Tensor:
         batches = sample(
             denoiser,
             self._process,
             self._shape,
             SEED,
             self._own.stop,
-            steps,
+            sampler,
             chunk=CHUNK,
             first=self._own.start,
-            solver=solver,
+            two_times=two_times,
             classes=self._classes,
             clip=self._clip,
             device=self._device,

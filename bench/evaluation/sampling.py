@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.progress import Task
 from tractbench.seeds import generator
@@ -28,6 +29,17 @@ def prior_labels(classes: int, seed: int, indices: range) -> Tensor:
     """Return the classes of images ``indices`` of a sampling seed, uniform and independent, ``[len(indices)]``."""
     draws = [torch.randint(classes, (), generator=generator("label", seed, index)) for index in indices]
     return torch.stack(draws)
+
+
+def fresh_noise(sampler: Sampler, shape: tuple[int, ...], seed: int, indices: range) -> tuple[Tensor, ...]:
+    """Return the standard normal noise that a sampler takes between its steps, each ``[len(indices), *shape]``.
+
+    It depends on the sampling seed, the image's index and the step's, counted from 0.
+    """
+    return tuple(
+        torch.stack([torch.randn(shape, generator=generator("renoise", seed, index, step)) for index in indices])
+        for step in range(len(sampler.noise))
+    )
 
 
 def on_cpu(tensors: Iterable[Tensor], device: str) -> Iterator[Tensor]:
@@ -59,12 +71,12 @@ def sample(
     shape: tuple[int, int, int],
     seed: int,
     count: int,
-    steps: int,
+    sampler: Sampler,
     *,
     chunk: int,
     first: int = 0,
     batch: int | None = None,
-    solver: str = "ddim",
+    two_times: bool = False,
     classes: int = 0,
     clip: bool = True,
     device: str = "cpu",
@@ -81,11 +93,11 @@ def sample(
         shape: (C, H, W).
         seed: sampling seed.
         count: number of images, or the index after the last one.
-        steps: steps of the solver.
+        sampler: its steps; noise between them is each image's own, like that it starts from.
         chunk: images in one network call; another chunk size may give other bits.
         first: index of the first image, a multiple of the chunk.
         batch: images in one yielded tensor, rounded up to whole chunks; never changes a bit. None: one chunk.
-        solver: ``ddim`` or ``heun``.
+        two_times: the denoiser is also told where each step ends.
         classes: number of classes, each image's drawn like its noise; 0 for no labels.
         clip: clip x0 to [-1, 1] in every DDIM step.
         device: where the network runs.
@@ -101,17 +113,21 @@ def sample(
         raise ValueError(f"chunks begin at multiples of {chunk}, not at image {first}")
     starts = range(first, count, chunk)
 
-    def drawn(place: int) -> tuple[Tensor, Tensor | None]:
+    def drawn(place: int) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         indices = range(starts[place], starts[place] + chunk)
-        return prior_noise(process, shape, seed, indices), prior_labels(classes, seed, indices) if classes else None
+        labels = prior_labels(classes, seed, indices) if classes else None
+        return prior_noise(process, shape, seed, indices), labels, fresh_noise(sampler, shape, seed, indices)
 
     def made() -> Iterator[Tensor]:
         ahead = Ahead(drawn, len(starts), device)
         try:
             for place in range(len(starts)):
-                noise, labels = ahead.take(place)
+                noise, labels, fresh = ahead.take(place)
                 labels = labels.to(device) if labels is not None else None
-                yield sample_ode(denoiser, process, noise.to(device), steps, labels, solver=solver, clip=clip)
+                fresh = tuple(one.to(device) for one in fresh)
+                yield sample_ode(
+                    denoiser, process, noise.to(device), sampler, labels, fresh=fresh, two_times=two_times, clip=clip
+                )
         finally:
             ahead.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ Argument = bool | int | float | str | tuple[int, ...]
 """What a card's network argument may be."""
 
 
+@runtime_checkable
 class Initialised(Protocol):
     """A network that draws its own weights."""
 

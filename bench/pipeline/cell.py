@@ -12,7 +12,7 @@ from tractbench.config.fields import RunConfig
 from tractbench.config.identity import cell_id, student_id
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.processes import Process, load_process
-from tractbench.diffusion.solvers import solver_steps
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.scorer import reference_hash
 from tractbench.method import Method
@@ -50,10 +50,10 @@ class Cell:
         """Steps of the teacher's own sampler, which the student replaces."""
         return self.config.schedule[0] if self.config.schedule else self.config.grid_steps
 
-    @property
-    def steps(self) -> int:
-        """Steps of the sampler that spends the run's NFE."""
-        return solver_steps(self.method.sampler(), self.config.nfe)
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler that spends the run's NFE."""
+        return self.method.sampler(self.config.nfe, self.process)
 
     @cached_property
     def command(self) -> str:

@@ -27,6 +27,8 @@ from tractbench.nets.build import Argument, meta_network
 from tractbench.teachers.card import TeacherCard, read_card
 from tractbench.teachers.load import EXACT
 from tractbench.teachers.published import published_teachers
+from tractbench.training.modules import new_modules
+from tractbench.training.passes import forward_mode
 from tractbench.training.phases import plan_phases
 
 
@@ -162,7 +164,7 @@ def teacher_preset(config: RunConfig, dataset: Dataset) -> NetworkPreset | None:
 
 @dataclass(frozen=True)
 class Passes:
-    """Forward passes without gradient that a method's target of one batch takes, by what is asked."""
+    """Forward passes without gradient that a method's loss of one batch takes, by what is asked."""
 
     teacher: int
     self_teacher: int
@@ -170,16 +172,28 @@ class Passes:
 
 
 def count_passes(method: Method, process: Process, shape: tuple[int, int, int], phase: Phase) -> Passes:
-    """Count what a method asks of its networks for a target, by asking it with networks that only count."""
-    counters = [CountingDenoiser(lambda x_t, t, labels=None: torch.zeros_like(x_t)) for _ in range(3)]
-    teacher, self_teacher, frozen = counters
-    times = method.times(torch.full((2, 2), 0.5, dtype=torch.float64), phase, 0.0)
+    """Count what a method asks of its networks for a loss, by asking it with networks that only count."""
+
+    def zero(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
+        return torch.zeros_like(x_t)
+
+    def derived(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
+        if forward_mode(x_t, t, *t_end):
+            frozen.evaluations += 1  # a derivative costs what the pass itself does
+        return frozen(x_t, t, labels, *t_end)
+
+    teacher, self_teacher, frozen = (CountingDenoiser(zero) for _ in range(3))
+    times = method.times(torch.full((2, method.draws), 0.5, dtype=torch.float64), phase, 0.0, process)
     x0 = torch.zeros(2, *shape)
     x_t = per_sample(process.sigma(times.t), x0) * torch.ones_like(x0)
     labels = torch.zeros(2, dtype=torch.int64)
     batch = Batch(x_t=x_t, times=times, labels=labels, x0=x0, noise=torch.ones_like(x0), process=process)
+    nets = Nets(teacher, self_teacher, derived, dict(new_modules(method, shape, 0).items()))
     with torch.no_grad():
-        method.target(batch, phase, Nets(teacher=teacher, self_teacher=self_teacher, frozen=frozen))
+        if type(method).objective is Method.objective:  # its distance may be a network's, which is not asked here
+            method.target(batch, phase, 0.0, nets)
+        else:
+            method.objective(batch, phase, 0.0, nets, zero)
     return Passes(teacher.evaluations, self_teacher.evaluations, frozen.evaluations)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
-from tractbench.evaluation.sampling import prior_noise
+from tractbench.evaluation.sampling import fresh_noise, prior_noise
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
@@ -22,21 +24,21 @@ GRID_IMAGES = 36
 POINTS = 2000
 PATHS = 24
 
-Panels = dict[str, tuple[Denoiser, int, str]]
-"""By its title, what a panel shows: a denoiser, its steps and its solver."""
+Panels = dict[str, tuple[Denoiser, Sampler, bool]]
+"""By its title, what a panel shows: a denoiser, its sampler, and whether it is told where each step ends."""
 
 
 def draw_pictures(
     cell: Cell, teacher: Denoiser, student: Denoiser, folder: Path, runtime: Runtime, progress: Progress
 ) -> None:
     """Draw a run's pictures into its folder, all from the same noise."""
-    solver = cell.method.sampler()
+    full, sampler = Sampler.equal(cell.full_steps, cell.method.teacher_sampler()), cell.sampler
     panels: Panels = {
-        _title("teacher", cell.full_steps): (teacher, cell.full_steps, cell.method.teacher_sampler()),
-        _title("teacher", cell.steps): (teacher, cell.steps, solver),
+        _title("teacher", full.steps): (teacher, full, False),
+        _title("teacher", sampler.steps): (teacher, replace(sampler, noise=()), False),
     }
     if cell.method.trains:
-        panels[_title(cell.config.method, cell.steps)] = (student, cell.steps, solver)
+        panels[_title(cell.config.method, sampler.steps)] = (student, sampler, cell.method.two_times)
     with progress.task("drawing samples", len(panels), "panel") as task:
         if cell.dataset.distribution is None:
             _draw_images(cell, panels, folder, runtime, task)
@@ -47,28 +49,30 @@ def draw_pictures(
 def _draw_images(cell: Cell, panels: Panels, folder: Path, runtime: Runtime, task: Task) -> None:
     seed, count = cell.config.sampling_seeds[0], min(GRID_IMAGES, cell.config.samples)
     images = {}
-    for title, (denoiser, steps, solver) in panels.items():
-        shown = torch.cat(
-            list(draw_samples(cell, denoiser, seed, runtime, count=count, chunk=count, steps=steps, solver=solver))
+    for title, (denoiser, sampler, two_times) in panels.items():
+        drawn = draw_samples(
+            cell, denoiser, seed, runtime, count=count, chunk=count, sampler=sampler, two_times=two_times
         )
+        shown = torch.cat(list(drawn))
         images[title] = cell.dataset.decode(cell.dataset.quantise(shown))
         task.advance(1, title)
     save_grid(folder / PICTURE, images, GRID_COLUMNS)
-    drawn = list(images.values())
-    save_mosaic(folder / TEACHER_GRID, drawn[0], GRID_COLUMNS)
-    save_mosaic(folder / GRID, drawn[-1], GRID_COLUMNS)
+    grids = list(images.values())
+    save_mosaic(folder / TEACHER_GRID, grids[0], GRID_COLUMNS)
+    save_mosaic(folder / GRID, grids[-1], GRID_COLUMNS)
 
 
 def _draw_points(cell: Cell, panels: Panels, folder: Path, runtime: Runtime, task: Task) -> None:
     """Draw paths and samples in the plane of the first two coordinates, over the density where it has no others."""
     seed, shape, distribution = cell.config.sampling_seeds[0], cell.dataset.shape, cell.dataset.distribution
     shown = {}
-    for title, (denoiser, steps, solver) in panels.items():
-        drawn = draw_samples(cell, denoiser, seed, runtime, count=POINTS, steps=steps, solver=solver)
+    for title, (denoiser, sampler, two_times) in panels.items():
+        drawn = draw_samples(cell, denoiser, seed, runtime, count=POINTS, sampler=sampler, two_times=two_times)
         points = torch.cat(list(drawn))
         states = [prior_noise(cell.process, shape, seed, range(PATHS)).to(runtime.device)]
+        fresh = [one.to(runtime.device) for one in fresh_noise(sampler, shape, seed, range(PATHS))]
         with torch.no_grad():
-            sample_ode(denoiser, cell.process, states[0], steps, solver=solver,
+            sample_ode(denoiser, cell.process, states[0], sampler, fresh=fresh, two_times=two_times,
                        clip=cell.config.clip_sample, on_step=states.append)  # fmt: skip
         shown[title] = Plane(_plane(points.flatten(1)), _plane(torch.stack(states).flatten(2).cpu()))
         task.advance(1, title)

@@ -12,6 +12,7 @@ from tractbench.config.fields import MAX_BUDGET, RunConfig
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.denoiser import Denoiser, on_device
 from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Method
@@ -54,6 +55,11 @@ class Subject:
             return on_device(self.dataset.exact_denoiser(self.process), self.device)
         denoiser = new_denoiser(self.preset, self.process, generator("synthetic", "teacher"))
         return denoiser.requires_grad_(False).eval().to(self.device)
+
+    def student(self) -> Denoiser:
+        """Return a student of that teacher, or the closed form in its place."""
+        network = self.network()
+        return self.method.parameterise(network, self.process) if isinstance(network, nn.Module) else network
 
     def images(self) -> Tensor:
         """Return random images as the data set keeps them, points of the true distribution where there is one."""
@@ -107,7 +113,7 @@ class Subject:
         def step() -> None:
             with torch.no_grad(), precision(self.config.precision, self.device):
                 one = in_precision(denoiser, self.config.precision, self.device)
-                sample_ode(one, self.process, noise, 1, labels, clip=self.config.clip_sample)
+                sample_ode(one, self.process, noise, Sampler.equal(1), labels, clip=self.config.clip_sample)
 
         return step
 

@@ -14,14 +14,14 @@ import torch
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.processes import load_process
-from tractbench.diffusion.solvers import solver_steps
+from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.reference import BATCH
 from tractbench.method import Method
 from tractbench.pipeline.counts import count, count_phases, teacher_preset
 from tractbench.pipeline.devices import Device, devices, parse_machine, this_machine
 from tractbench.pipeline.measure import Subject, measure_stages
 from tractbench.pipeline.needs import Need, disk_needed, files_needed, free_memory, memory_needed
-from tractbench.pipeline.stages import Change, Memory, Stage, alternatives, count_stages, estimate_memory, evaluations
+from tractbench.pipeline.stages import Change, Memory, Stage, alternatives, count_stages, estimate_memory
 from tractbench.progress import Progress
 from tractbench.training.numerics import Precision
 
@@ -104,7 +104,7 @@ def make_plan(
     phases = count_phases(config, method, dataset, process, preset)
     free = free_memory(device)
     machine = this_machine(device, free, *{config.precision, *_lower(device)}) if here else devices()[name]
-    stages = count_stages(config, method, dataset, count(preset), phases, machine, number)
+    stages = count_stages(config, method, dataset, process, count(preset), phases, machine, number)
     if here:
         subject = Subject(config, method, dataset, process, preset, device)
         with progress.task("measuring this machine", 1, "run") as task:
@@ -125,8 +125,9 @@ def make_plan(
 def counted_seconds(config: RunConfig, method: Method, dataset: Dataset, machine: Device) -> tuple[float, float]:
     """Return the seconds of training and of all else on one device, by operation counts alone; nothing is run."""
     preset = teacher_preset(config, dataset)
-    phases = count_phases(config, method, dataset, load_process(config.process, config.grid_steps), preset)
-    stages = count_stages(config, method, dataset, count(preset), phases, machine, 1)
+    process = load_process(config.process, config.grid_steps)
+    phases = count_phases(config, method, dataset, process, preset)
+    stages = count_stages(config, method, dataset, process, count(preset), phases, machine, 1)
     training = sum(3600 * stage.hours for stage in stages if stage.kind == "training")
     return training, sum(3600 * stage.hours for stage in stages) - training
 
@@ -138,11 +139,10 @@ def _lower(device: str) -> tuple[Precision, ...]:
 def _timed(subject: Subject, stages: Sequence[Stage], limit: float) -> list[Stage]:
     """Replace what this machine can time by what it takes; the rest goes at the speed of an evaluation, if known."""
     config, method = subject.config, subject.method
-    steps = solver_steps(method.sampler(), config.nfe)
     full = config.schedule[0] if config.schedule else config.grid_steps
     asked = {
-        stages[0].name: evaluations(method.teacher_sampler(), full),
-        "sampling": evaluations(method.sampler(), steps),
+        stages[0].name: Sampler.equal(full, method.teacher_sampler()).evaluations,
+        "sampling": method.sampler(config.nfe, subject.process).evaluations,
     }
     together = {"evaluation": config.chunk, "training": config.batch, "scoring": BATCH}
     estimates = {s.kind: (s.seconds_per_image / asked.get(s.name, 1), together[s.kind]) for s in stages}

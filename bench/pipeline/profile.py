@@ -16,7 +16,6 @@ from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import load_process
-from tractbench.diffusion.solvers import solver_steps
 from tractbench.errors import ConfigError
 from tractbench.evaluation.extractors.inception import OPERATIONS
 from tractbench.evaluation.protocols import load_protocol
@@ -35,7 +34,6 @@ from tractbench.pipeline.profiles import (
     ScoreProfile,
     TrainProfile,
 )
-from tractbench.pipeline.stages import evaluations
 from tractbench.pipeline.steps import StepParts
 from tractbench.pipeline.timing import Work, interleaved, matrix_peak, median_ratio, seconds
 from tractbench.progress import Progress
@@ -77,7 +75,7 @@ def make_profile(
     preset = dataset.network(network, config.process) if network else teacher_preset(config, dataset)
     subject = Subject(config, method, dataset, process, preset, device)
     counts, peak = count(preset), matrix_peak(device, config.precision)
-    denoiser = subject.network()
+    denoiser = subject.student()
     train, step = None, None
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -143,9 +141,9 @@ def _images(subject: Subject, denoiser: Denoiser, seed: int = 0) -> Iterator[Ten
         dataset.shape,
         seed,
         config.chunk,
-        solver_steps(subject.method.sampler(), config.nfe),
+        subject.method.sampler(config.nfe, subject.process),
         chunk=config.chunk,
-        solver=subject.method.sampler(),
+        two_times=subject.method.two_times,
         classes=dataset.classes,
         clip=config.clip_sample,
         device=subject.device,
@@ -157,8 +155,8 @@ def _chunk(subject: Subject, denoiser: Denoiser) -> Work:
 
 
 def _sample(subject: Subject, denoiser: Denoiser, counts: Counts, peak: float) -> SampleProfile:
-    config, method = subject.config, subject.method
-    asked = evaluations(method.sampler(), solver_steps(method.sampler(), config.nfe))
+    config = subject.config
+    asked = subject.method.sampler(config.nfe, subject.process).evaluations
     labels = subject.labels(config.chunk)
     x = torch.zeros(config.chunk, *subject.dataset.shape, dtype=torch.float64, device=subject.device)
     t = torch.full((config.chunk,), 0.5, dtype=torch.float64, device=subject.device)

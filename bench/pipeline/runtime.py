@@ -62,11 +62,11 @@ class Stoppable:
     def __init__(self, denoiser: Denoiser, stop: Callable[[], bool], kept: str) -> None:
         self._denoiser, self._stop, self._kept = denoiser, stop, kept
 
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         """Ask, then evaluate."""
         if self._stop():
             raise InterruptedRunError(f"stopped while sampling; {self._kept}; the same command does the rest")
-        return self._denoiser(x_t, t, labels)
+        return self._denoiser(x_t, t, labels, *t_end)
 
 
 class StoppingProgress(Progress):

@@ -1,4 +1,4 @@
-"""Samples of a denoiser as a cell's protocol wants them: its seeds, steps, solver and chunks."""
+"""Samples of a denoiser as a cell's protocol wants them: its seeds, sampler and chunks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tractbench.diffusion.denoiser import CountingDenoiser, Denoiser
+from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import InterruptedRunError, RunFailedError
 from tractbench.evaluation.part import own_images
 from tractbench.evaluation.sampling import sample
@@ -28,8 +29,8 @@ def draw_samples(
     count: int | None = None,
     first: int = 0,
     chunk: int | None = None,
-    steps: int | None = None,
-    solver: str | None = None,
+    sampler: Sampler | None = None,
+    two_times: bool | None = None,
     task: Task | None = None,
 ) -> Iterator[Tensor]:
     """Yield a cell's images of a sampling seed, ``[B, C, H, W]``, float64, not quantised.
@@ -42,8 +43,8 @@ def draw_samples(
         count: images, or the index after the last one.
         first: index of the first image.
         chunk: images in one network call.
-        steps: steps of the sampler.
-        solver: its name.
+        sampler: its steps.
+        two_times: whether the denoiser is also told where each step ends; else as the method's students are.
         task: told of every finished image.
 
     Raises:
@@ -56,11 +57,11 @@ def draw_samples(
         cell.dataset.shape,
         seed,
         cell.config.samples if count is None else count,
-        cell.steps if steps is None else steps,
+        sampler or cell.sampler,
         chunk=chunk or cell.config.chunk,
         first=first,
         batch=runtime.sample_batch,
-        solver=solver or cell.method.sampler(),
+        two_times=cell.method.two_times if two_times is None else two_times,
         classes=cell.dataset.classes,
         clip=cell.config.clip_sample,
         device=runtime.device,

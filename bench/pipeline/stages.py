@@ -9,7 +9,8 @@ from typing import Literal
 
 from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset
-from tractbench.diffusion.solvers import solver_steps
+from tractbench.diffusion.processes import Process
+from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.ends import ENDS
 from tractbench.evaluation.extractors.inception import OPERATIONS
@@ -82,22 +83,17 @@ class Change:
     note: str = ""
 
 
-def evaluations(solver: str, steps: int) -> int:
-    """Return the denoiser evaluations of a solver: Heun takes two in each step but the last."""
-    return 2 * steps - 1 if solver == "heun" else steps
-
-
 def count_stages(
     config: RunConfig,
     method: Method,
     dataset: Dataset,
+    process: Process,
     teacher: Counts,
     phases: Sequence[PhaseWork],
     machine: Device,
     number: int,
 ) -> list[Stage]:
     """Return the stages, by operations alone."""
-    steps = solver_steps(method.sampler(), config.nfe)
     full = config.schedule[0] if config.schedule else config.grid_steps
     protocol = load_protocol(config.protocol)
     student = phases[-1].student if phases else teacher
@@ -107,12 +103,12 @@ def count_stages(
     def stage(name: str, kind: Kind, images: int, operations: int, speed: float = speed) -> Stage:
         return Stage(name, kind, images, operations, operations / images / speed, devices=number)
 
-    ends = ENDS * evaluations(method.teacher_sampler(), full) * teacher.forward
+    ends = ENDS * Sampler.equal(full, method.teacher_sampler()).evaluations * teacher.forward
     found = [stage(f"teacher in {full} steps", "evaluation", ENDS, ends)]
     if phases:
         trained = sum(phase.images for phase in phases)
         found.append(stage("training", "training", trained, sum(phase.images * phase.operations for phase in phases)))
-    drawn = images * evaluations(method.sampler(), steps) * student.forward
+    drawn = images * method.sampler(config.nfe, process).evaluations * student.forward
     found.append(stage("sampling", "evaluation", images, drawn))
     if protocol.inception:
         scored = images + _train_count(dataset)

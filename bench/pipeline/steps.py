@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tractbench.diffusion.denoiser import Denoiser
-from tractbench.method import Batch, Nets, Times
+from tractbench.method import Nets, Times
 from tractbench.pipeline.counts import Passes, count_passes
 from tractbench.pipeline.timing import Work
 from tractbench.training.distillation import LOG_EVERY, Distillation
@@ -31,30 +31,31 @@ class StepParts:
         with precision(run.config.precision, run.device):
             self._examples = run.batches.examples(run.batches.draw(run.step))
             self._batch = run.draw(self.phase, 0.0)
-        shape: tuple[int, int, int] = tuple(run.batches.images.shape[1:])  # type: ignore[assignment]
-        self.passes: Passes = count_passes(run.method, run.process, shape, self.phase)
+        self.passes: Passes = count_passes(run.method, run.process, run.batches.shape, self.phase)
         self._losses = [torch.zeros((), device=run.device) for _ in range(LOG_EVERY)]
         self._replaced = torch.zeros((), dtype=torch.int64, device=run.device)
         x0 = self._batch.x_t.to(self._parameters[0].dtype)
-        self._ready: Denoiser = lambda x_t, t, labels=None: x0
+        self._ready: Denoiser = lambda x_t, t, labels=None, *t_end: x0
 
     def floor(self) -> Work:
         """Return the step's network passes alone: those of its target without gradient, one forward and backward."""
         run, batch = self.run, self._batch
         network = copy.deepcopy(run.student)
         average = network if run.self_teacher is None else copy.deepcopy(run.self_teacher.module)
-        asked = [run.teacher] * self.passes.teacher + [average] * self.passes.self_teacher
-        asked += [network] * self.passes.frozen
-        frozen = [in_precision(denoiser, run.config.precision, run.device) for denoiser in asked]
+        ends = (batch.times.t_end,) if run.method.two_times else ()
+        first = run.plan.first_step == 0  # later phases' teachers are students
+        asked: list[tuple[Denoiser, tuple[Tensor, ...]]] = [(run.teacher, () if first else ends)] * self.passes.teacher
+        asked += [(average, ends)] * self.passes.self_teacher + [(network, ends)] * self.passes.frozen
+        frozen = [(in_precision(denoiser, run.config.precision, run.device), given) for denoiser, given in asked]
         student = in_precision(network, run.config.precision, run.device)
 
         def passes() -> None:
             with precision(run.config.precision, run.device):
                 with torch.no_grad():
-                    for denoiser in frozen:
-                        denoiser(batch.x_t, batch.times.t, batch.labels)
+                    for denoiser, given in frozen:
+                        denoiser(batch.x_t, batch.times.t, batch.labels, *given)
                 network.zero_grad()
-                torch.autograd.backward(student(batch.x_t, batch.times.t, batch.labels).square().sum())
+                torch.autograd.backward(student(batch.x_t, batch.times.t, batch.labels, *ends).square().sum())
 
         return passes
 
@@ -63,30 +64,23 @@ class StepParts:
         run = self.run
         works: dict[str, Work] = {
             "draw": lambda: run.batches.examples(run.batches.draw(run.step)),
-            "copy": lambda: run.batches.noisy(
-                self._examples, run.process, lambda u: run.method.times(u, self.phase, 0.0)
-            ),
+            "copy": lambda: run.batches.noisy(self._examples, run.process, self._times),
             "targets": self._target,
-            "gradients": lambda: mend_gradients(run.config, self._parameters, self._replaced),
+            "gradients": lambda: mend_gradients(run.config, run.trained, self._replaced),
             "optimiser": self._optimise,
             "averages": self._average,
             "logging": lambda: float(torch.stack(self._losses).double().mean()),  # of LOG_EVERY steps
         }
         return works
 
-    def _copy(self) -> Batch:
-        return self.run.batches.noisy(self._examples, self.run.process, self._times)
-
     def _times(self, u: Tensor) -> Times:
-        return self.run.method.times(u, self.phase, 0.0)
+        return self.run.method.times(u, self.phase, 0.0, self.run.process)
 
     @torch.no_grad()
     def _target(self) -> Tensor:
-        """Form target and distance with networks that answer at once."""
-        run = self.run
-        target = run.method.target(self._batch, self.phase, Nets(self._ready, self._ready, self._ready))
-        distance = run.method.distance(self._ready(self._batch.x_t, self._batch.times.t), target.x0.float())
-        return (target.weight.to(distance.dtype) * distance).mean()
+        """Form target and loss with networks that answer at once."""
+        nets = Nets(self._ready, self._ready, self._ready, dict(self.run.modules.items()))
+        return self.run.method.objective(self._batch, self.phase, 0.0, nets, self._ready).mean()
 
     def _optimise(self) -> None:
         self.run.optimiser.step()

@@ -24,7 +24,7 @@ from tractbench.errors import DamagedFileError
 from tractbench.evaluation.ends import TeacherEnds
 from tractbench.io.files import write_atomic
 from tractbench.io.tensors import load_tensors, save_tensors
-from tractbench.method import Method
+from tractbench.method import Method, Phase
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime, Stoppable
 from tractbench.progress import Progress
@@ -75,6 +75,12 @@ def _sampled(cell: Cell, denoiser: Denoiser, runtime: Runtime) -> Denoiser:
     return sampled_in(denoiser, cell.config.precision, runtime.device)
 
 
+def _error(cell: Cell, ends: TeacherEnds, student: Denoiser, phase: Phase, runtime: Runtime) -> float:
+    """Return how far a phase's student ends from the teacher, in as many steps as the phase ends with."""
+    sampler = cell.method.sampler(phase.end, cell.process)
+    return ends.error(_sampled(cell, student, runtime), sampler, cell.method.two_times)
+
+
 def make_student(
     cell: Cell, teacher: Teacher, ends: TeacherEnds, name: str, store: Store, progress: Progress, runtime: Runtime
 ) -> Student:
@@ -95,8 +101,8 @@ def make_student(
         RunFailedError: the loss is not finite.
     """
     if not cell.method.trains:
-        error = ends.error(_sampled(cell, teacher.denoiser, runtime), cell.steps, cell.method.sampler())
-        shown = DistillationError(phase=0, start=cell.full_steps, end=cell.steps, error=error)
+        error = ends.error(_sampled(cell, teacher.denoiser, runtime), cell.sampler)
+        shown = DistillationError(phase=0, start=cell.full_steps, end=cell.sampler.steps, error=error)
         return Student(teacher.denoiser, Training(), (shown,))
     folder, group = store.student_folder(cell.student), runtime.group
 
@@ -155,7 +161,7 @@ def _found(
     if not errors:  # of the phases before the last one there is no student any more
         phases = cell.method.phases(cell.config.schedule)
         start, end = phases[-1].start, phases[-1].end
-        error = ends.error(_sampled(cell, denoiser, runtime), end, cell.method.sampler())
+        error = _error(cell, ends, denoiser, phases[-1], runtime)
         errors = (DistillationError(phase=len(phases), start=start, end=end, error=error),)
     return Student(denoiser, training, errors)
 
@@ -185,7 +191,7 @@ def _trained(
         checkpoints,
         progress,
         stop=runtime.stop,
-        error=lambda student, phase: ends.error(_sampled(cell, student, runtime), phase.end, method.sampler()),
+        error=lambda student, phase: _error(cell, ends, student, phase, runtime),
         checkpoint_every=runtime.checkpoint_every,
         tracker=runtime.tracker,
     )
@@ -236,12 +242,14 @@ def new_network(config: RunConfig, dataset: Dataset, teacher: Teacher, name: str
 
 
 def final_network(config: RunConfig, method: Method, dataset: Dataset, teacher: Teacher) -> nn.Module:
-    """Return a denoiser of the architecture that the last phase ends with, to load a student's weights into."""
+    """Return a student as the last phase ends with, to load weights into."""
     name = plan_phases(config, method.phases(config.schedule))[-1].network
     denoiser = teacher.denoiser
     if name is None and isinstance(denoiser, nn.Module):
-        return copy.deepcopy(denoiser)
-    return new_network(config, dataset, teacher, name or "").requires_grad_(False).eval()
+        network = copy.deepcopy(denoiser)
+    else:
+        network = new_network(config, dataset, teacher, name or "")
+    return method.parameterise(network, teacher.process).requires_grad_(False).eval()
 
 
 def count_parameters(denoiser: Denoiser) -> int:

@@ -53,6 +53,7 @@ class RecordedConfig(Kept):
     schedule: tuple[int, ...] = ()
     budget: int = 0
     batch: int = 256
+    optimiser: str = "adam"
     lr: float = 2e-4
     lr_schedule: str = "constant"
     warmup: int = 0

@@ -27,7 +27,7 @@ class Draws:
 
     Attributes:
         index: which training images, ``[B]``, int64.
-        u: uniforms in [0, 1) for the times, ``[B, 2]``, float64.
+        u: uniforms in [0, 1) for the times, ``[B, draws]``, float64.
         noise: standard normal, ``[B, C, H, W]``, float32.
         mirrored: which images are mirrored, ``[B]``, bool; None where none ever is.
     """
@@ -83,7 +83,7 @@ class Examples:
     Attributes:
         x0: clean images, ``[B, C, H, W]``, float32 in [-1, 1], mirrored already.
         noise: standard normal, ``[B, C, H, W]``, float32.
-        u: uniforms in [0, 1) for the times, ``[B, 2]``, float64.
+        u: uniforms in [0, 1) for the times, ``[B, draws]``, float64.
         labels: classes ``[B]``, or None.
     """
 
@@ -112,6 +112,7 @@ class Batches:
         labels: their classes ``[N]``, for class-conditional networks.
         flips: mirror each drawn image with probability one half.
         device: where batches go.
+        draws: uniforms an example.
     """
 
     seed: int
@@ -121,11 +122,18 @@ class Batches:
     labels: Tensor | None
     flips: bool
     device: str
+    draws: int = 2
 
     @property
     def blocks(self) -> range:
         """The blocks of a batch; the last one may be cut."""
         return range(-(-self.size // BLOCK))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def share(self, rank: int, size: int) -> range:
         """Return the blocks that a rank draws: none, if there are fewer blocks than processes."""
@@ -134,9 +142,10 @@ class Batches:
     def draw(self, step: int, blocks: range | None = None) -> Draws:
         """Draw a step's examples, or those of some of its consecutive blocks."""
         blocks = self.blocks if blocks is None else blocks
-        shape = tuple(self.images.shape[1:])
-        draws = draw_blocks(self.seed, step, blocks, images=len(self.images), shape=shape, flips=self.flips)
-        return draws.first(self.size - BLOCK * blocks.start)
+        drawn = draw_blocks(
+            self.seed, step, blocks, images=len(self.images), shape=self.shape, flips=self.flips, uniforms=self.draws
+        )
+        return drawn.first(self.size - BLOCK * blocks.start)
 
     def examples(self, draws: Draws) -> Examples:
         """Read, decode and mirror the images of some draws, and lock their memory for a GPU to copy while it works."""
@@ -155,7 +164,7 @@ class Batches:
         Args:
             examples: clean images and random numbers.
             process: the diffusion process.
-            times: the method's times for uniforms ``[B, 2]``.
+            times: the method's times for uniforms ``[B, draws]``.
         """
         labels = self._moved(examples.labels) if examples.labels is not None else None
         x0, noise, drawn = self._moved(examples.x0), self._moved(examples.noise), times(self._moved(examples.u))

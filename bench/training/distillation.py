@@ -16,11 +16,12 @@ from tractbench.errors import RunFailedError
 from tractbench.method import Batch, Method, Nets, Phase
 from tractbench.training.ahead import Ahead
 from tractbench.training.batches import Batches, Examples
-from tractbench.training.compiling import compiled
 from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
-from tractbench.training.numerics import in_precision, precision
-from tractbench.training.optimiser import adam, learning_rate, mend_gradients
+from tractbench.training.modules import new_modules
+from tractbench.training.numerics import precision
+from tractbench.training.optimiser import learning_rate, mend_gradients, new_optimiser
 from tractbench.training.parallel import ALONE, Group
+from tractbench.training.passes import Passes, no_self_teacher
 from tractbench.training.phases import PhasePlan, phase_at, plan_phases
 from tractbench.training.state import LossPoint, Numbers, State, collect, spread
 
@@ -72,8 +73,10 @@ class Distillation:
         if isinstance(teacher, nn.Module) and (teacher.training or any(p.requires_grad for p in teacher.parameters())):
             raise ValueError("a teacher must be frozen: teacher.requires_grad_(False).eval()")
         self.config, self.method, self.process, self.device = config, method, process, device
-        self.group, self._micro_batch, self._compiling = group, micro_batch, compiling
-        self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device)
+        self.group, self._micro_batch = group, micro_batch
+        # gradients summed over several passes are averaged after the last one: a replica counts on a single pass
+        self._calls = Passes(config.precision, device, compiling, group if micro_batch is None else ALONE)
+        self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device, method.draws)
         self._new_network = new_network
         self._original = teacher
         self.plans = plan_phases(config, method.phases(config.schedule))
@@ -104,19 +107,21 @@ class Distillation:
         """Return the norm of the last step's gradient before it was limited; asking waits for the device."""
         if self._norm is not None:
             return float(self._norm)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in self.trained if p.grad is not None]
         return float(torch.stack(torch._foreach_norm(gradients)).norm())
 
     def _network_of(self, index: int) -> nn.Module:
         """Return a phase's student network before it learnt anything in it."""
         name = self.plans[index].network
         if name is not None and self._new_network is not None:
-            return self._new_network(name).to(self.device)
-        if not isinstance(self._original, nn.Module):
+            network = self._new_network(name)
+        elif isinstance(self._original, nn.Module):
+            network = copy.deepcopy(self._original)
+        else:
             raise TypeError(
                 "a teacher that is no network needs a first phase that repeats its steps, and a student network"
             )
-        return copy.deepcopy(self._original)
+        return self.method.parameterise(network, self.process).to(self.device)
 
     def _teacher_of(self, index: int) -> Denoiser:
         """Return the original teacher, or, to load a later phase's into, a network of the last phase's shape."""
@@ -124,22 +129,23 @@ class Distillation:
 
     def _set_teacher(self, teacher: Denoiser) -> None:
         self.teacher = teacher
-        self._teacher_pass = self._pass(teacher)
+        self._teacher_pass = self._calls.frozen(teacher, told=teacher is not self._original)
 
     def _set_student(self, network: nn.Module) -> None:
-        """Start from a network: fresh averages and a fresh optimiser."""
+        """Start from a network: fresh averages, a fresh optimiser, and the method's modules as they begin."""
         self.student = network.requires_grad_(True).train()
         self._parameters = list(self.student.parameters())
-        forward = compiled(self.student) if self._compiling else self.student
-        self._student_pass = in_precision(forward, self.config.precision, self.device)
-        self._last_pass = in_precision(self.group.replicated(forward), self.config.precision, self.device)
+        self._passes = self._calls.student(self.student)
         self.inference = LongEMA(self.student, self.plan.momentum)
         self._reset_learning()
 
     def _reset_learning(self) -> None:
         self.self_teacher = BiasCorrectedEMA(self.student, self.config.mu_s) if self.method.self_teacher else None
-        self._self_teacher_pass = self._pass(self.self_teacher.module) if self.self_teacher else _no_self_teacher
-        self.optimiser = adam(self._parameters, self.config.lr)
+        average = self.self_teacher
+        self._self_teacher_pass = self._calls.frozen(average.module) if average is not None else no_self_teacher
+        self.modules = new_modules(self.method, self.batches.shape, self.config.seed).to(self.device)
+        self.trained = [*self._parameters, *self.modules.parameters()]
+        self.optimiser = new_optimiser(self.config, self.trained)
 
     def draw(self, phase: Phase, progress: float) -> Batch:
         """Make the global batch of the current step; its random numbers depend on the training seed and the step."""
@@ -152,7 +158,7 @@ class Distillation:
         return self.batches.examples(draws if self._share else draws.first(1))
 
     def _noisy(self, examples: Examples, phase: Phase, progress: float) -> Batch:
-        return self.batches.noisy(examples, self.process, lambda u: self.method.times(u, phase, progress))
+        return self.batches.noisy(examples, self.process, lambda u: self.method.times(u, phase, progress, self.process))
 
     def train_step(self) -> None:
         """Take one optimiser step, starting its phase first if it is the phase's first.
@@ -171,7 +177,7 @@ class Distillation:
         progress = done / plan.steps
         self.optimiser.zero_grad()
         loss = self._backward(self._ahead.take(self.step), plan.phase, progress)
-        self._norm = mend_gradients(self.config, self._parameters, self._nonfinite)
+        self._norm = mend_gradients(self.config, self.trained, self._nonfinite)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step, progress)
         self.optimiser.step()
@@ -183,32 +189,17 @@ class Distillation:
 
     def _backward(self, examples: Examples, phase: Phase, progress: float) -> Tensor:
         """Leave the gradient of the global batch's loss, and return this process's part of that loss."""
-        pieces = list(examples.split(self._micro_batch or len(examples.x0)))
+        nets = Nets(self._teacher_pass, self._self_teacher_pass, self._passes.frozen, dict(self.modules.items()))
         total = torch.zeros((), device=self.device)
-        for index, piece in enumerate(pieces):
+        for piece in examples.split(self._micro_batch or len(examples.x0)):
             batch = self._noisy(piece, phase, progress)
-            with torch.no_grad():
-                target = self.method.target(batch, phase, self._nets())
-            # the last pass alone sums gradients over the processes, those of the passes before it included
-            denoise = self._last_pass if index == len(pieces) - 1 else self._student_pass
-            prediction = denoise(batch.x_t, batch.times.t, batch.labels)
-            distance = self.method.distance(prediction, target.x0.to(prediction.dtype))
-            summed = (target.weight.to(distance.dtype) * distance).sum()
+            summed = self.method.objective(batch, phase, progress, nets, self._passes.recording).sum()
             loss = summed / self.config.batch if self._share else summed * 0
-            # summing gradients over processes takes their mean, so each part counts as often as there are processes
+            # the processes take the mean of their gradients, so each part counts as often as there are processes
             torch.autograd.backward(loss if self.group.size == 1 else loss * self.group.size)
             total = total + loss.detach()
+        self.group.average_gradients(self.modules.parameters() if self._micro_batch is None else self.trained)
         return total
-
-    def _pass(self, denoiser: Denoiser) -> Denoiser:
-        """Return a denoiser as it is called in a step."""
-        if self._compiling and isinstance(denoiser, nn.Module):
-            denoiser = compiled(denoiser)
-        return in_precision(denoiser, self.config.precision, self.device)
-
-    def _nets(self) -> Nets:
-        frozen = _without_gradient(self._student_pass)
-        return Nets(teacher=self._teacher_pass, self_teacher=self._self_teacher_pass, frozen=frozen)
 
     def _start_phase(self, plan: PhasePlan) -> None:
         """Make the last phase's inference average the teacher, and the student what ``phase_start`` says."""
@@ -302,18 +293,8 @@ class Distillation:
         modules = {"student": self.student, "recent": self.inference.recent, "folded": self.inference.folded}
         if self.self_teacher is not None:
             modules["self_teacher"] = self.self_teacher.module
+        if len(self.modules):
+            modules["modules"] = self.modules
         if phase > 0 and isinstance(self.teacher, nn.Module):
             modules["teacher"] = self.teacher
         return modules
-
-
-def _no_self_teacher(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-    raise TypeError("this method keeps no self-teacher; set self_teacher = True on its class")
-
-
-def _without_gradient(network: Denoiser) -> Denoiser:
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        with torch.no_grad():
-            return network(x_t, t, labels)
-
-    return denoise

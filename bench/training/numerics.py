@@ -60,9 +60,9 @@ def in_precision(denoiser: Denoiser, name: Precision, device: str) -> Denoiser:
         return denoiser
     kind = torch.device(device).type
 
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         with torch.autocast(kind, dtype=torch.bfloat16):
-            x0 = denoiser(x_t, t, labels)
+            x0 = denoiser(x_t, t, labels, *t_end)
         return x0.float() if x0.dtype == torch.bfloat16 else x0
 
     return denoise
@@ -77,9 +77,9 @@ def sampled_in(denoiser: Denoiser, name: Precision, device: str) -> Denoiser:
         return denoiser
     inner = in_precision(denoiser, name, device)
 
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
         with precision(name, device):
-            return inner(x_t, t, labels)
+            return inner(x_t, t, labels, *t_end)
 
     return denoise
 

@@ -1,4 +1,4 @@
-"""The optimiser: Adam, its learning rate, and what is done to gradients before its step."""
+"""The optimiser, its learning rate, and what is done to gradients before its step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ BETAS = (0.9, 0.999)
 INFINITE_GRADIENT = 1e5
 
 
-def adam(parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Return a fresh Adam without weight decay."""
-    return torch.optim.Adam(parameters, lr=lr, betas=BETAS, fused=True)
+def new_optimiser(config: RunConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return a fresh optimiser without weight decay: Adam, or PyTorch's RAdam (Liu et al. 2020)."""
+    if config.optimiser == "radam":
+        return torch.optim.RAdam(parameters, lr=config.lr, betas=BETAS)
+    return torch.optim.Adam(parameters, lr=config.lr, betas=BETAS, fused=True)
 
 
 def learning_rate(config: RunConfig, step: int, progress: float) -> float:
@@ -39,7 +41,7 @@ def mend_gradients(config: RunConfig, parameters: Sequence[nn.Parameter], replac
 
     Args:
         config: the run.
-        parameters: of the student.
+        parameters: what is trained.
         replaced: count of replaced entries so far, int64 on the gradients' device; it is added to.
 
     Returns:

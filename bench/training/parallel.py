@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -76,6 +76,13 @@ class Group:
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all ranks, the same bits everywhere."""
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace the gradients of parameters, the same on all ranks, by their means."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.size > 1 and gradients:
+            self.sum_(gradients)
+            torch._foreach_div_(gradients, self.size)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
