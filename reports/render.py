@@ -19,8 +19,9 @@ from tractbench.reports.chapters.columns import cell_anchor
 from tractbench.reports.chart import spreadsheet_safe
 from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Document
-from tractbench.reports.frames import run_frame, settings_text, table_frame
+from tractbench.reports.frames import run_frame, settings_text
 from tractbench.reports.sheet import Entry, Sheet, with_interval
+from tractbench.reports.table_frame import table_frame
 from tractbench.reports.verdicts.verdict import Compared
 from tractbench.results.record import Record
 from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID, student_file

@@ -45,7 +45,7 @@ class Margin(Data):
     def __str__(self) -> str:
         """Say how wide it is."""
         if self.share is not None:
-            return f"{self.share:.3g} of the figure"
+            return f"{100 * self.share:.3g}% of the figure"
         return f"{self.times:g} standard deviations over training seeds, of {self.training_std:g} each"
 
 

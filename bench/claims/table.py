@@ -53,10 +53,10 @@ class Table(Data):
 
     @cached_property
     def cells(self) -> Mapping[str, Cell]:
-        """Every cell by its ``row/nfe``, in the order of the file."""
+        """Every cell that can be run by its ``row/nfe``, in the order of the file."""
         head = {**self.settings, "dataset": self.dataset, "tier": self.tier, "protocol": self.protocol}
         cells: dict[str, Cell] = {}
-        for row in self.rows:
+        for row in (one for one in self.rows if not one.cannot):
             for data in row.cells:
                 published = data.published
                 margin = data.margin or self.margin
@@ -104,7 +104,7 @@ class Table(Data):
             Nearest(row.label, data.published.value, abs(data.published.value - figure))
             for row in self.rows
             for data in row.cells
-            if row is not cell.row and data.nfe == cell.nfe and data.published
+            if row is not cell.row and data.nfe == cell.nfe and data.published and not row.data
         ]
         return min(others, key=lambda other: other.gap, default=None)
 

@@ -1,8 +1,8 @@
 """Looking more than once: p values that hold however often one looks, up to a number of seeds fixed beforehand.
 
 At the look of a share t of all seeds, t^3 of the level has been spent (Kim and DeMets 1987, close to O'Brien and
-Fleming), and each look's test has what it adds to that. The sum of these levels is the level, whatever the looks have to
-do with each other, in t tests and in tests of equivalence. Lan and DeMets' boundaries, from the joint normal
+Fleming), and each look's test has what it adds to that. The sum of these levels is the level, whatever the looks have
+to do with each other, in t tests and in tests of equivalence. Lan and DeMets' boundaries, from the joint normal
 distribution, spend it a little better, but with so few seeds t statistics are no normal process: at 5, 10 and 20 seeds
 they err 2% to 8% more often than their level (tests/benchmarks/looks.py).
 """

@@ -2,8 +2,8 @@
 
 For t tests on normal differences: how often "add seeds until it decides" errs at the level, without looks (the fixed
 test at each of them), with ours, and with Lan and DeMets' boundaries from the joint normal distribution, read as levels
-of t tests; and the power at effects where the fixed test of as many seeds has 50%, 80% and 90%. Then for all claims of the
-digits table at their edge: how often a report has one wrong verdict in either direction.
+of t tests; and the power at effects where the fixed test of as many seeds has 50%, 80% and 90%. Then for all claims of
+the digits table at their edge: how often a report has one wrong verdict in either direction.
 """
 
 import sys
