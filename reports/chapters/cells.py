@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tractbench.claims.axes import Axis
-from tractbench.claims.rows import Cell, CellData, Row
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
 from tractbench.reports.chapters.captions import caption
 from tractbench.reports.chapters.columns import columns, entries, has_budget
 from tractbench.reports.chapters.field import cited_entries
@@ -21,7 +22,8 @@ def main(subject: Subject) -> list[Sheet]:
     if not shown:
         return []
     cells = [table.cells[f"{row.id}/{data.nfe}"] for row, data in shown if not row.cannot]
-    best = _best(subject, cells, shown)
+    figures = [(f"{table.name}/{row.id}/{data.nfe}", data.nfe, data.published) for row, data in shown if not row.data]
+    best = _best(subject, cells, figures)
     rows = []
     for row, data in shown:
         lead = [Entry(row.label, row.label, marks=notes.mark(row.note)), Entry(str(data.nfe), data.nfe)]
@@ -36,7 +38,7 @@ def main(subject: Subject) -> list[Sheet]:
 def axis_sheet(subject: Subject, axis: Axis) -> Sheet:
     """Return an ablation: the cells along its axis."""
     cells, notes = [subject.table.cells[point.cell] for point in axis.points], Notes()
-    best = _best(subject, cells, ((cell.row, CellData(nfe=cell.nfe, published=cell.published)) for cell in cells))
+    best = _best(subject, cells, [(cell.id, cell.nfe, cell.published) for cell in cells])
     rows = []
     for index, (cell, point) in enumerate(zip(cells, axis.points, strict=True)):
         lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=notes.mark(cell.row.note))]
@@ -60,16 +62,24 @@ def _sheet(
     return Sheet(anchor, title, text, columns(subject, cells, axis), tuple(rows), notes.texts, best=bold)
 
 
-def _best(subject: Subject, cells: list[Cell], shown: Iterable[tuple[Row, CellData]]) -> set[tuple[str, bool]]:
-    """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True)."""
+def _best(
+    subject: Subject, cells: list[Cell], figures: Iterable[tuple[str, int, Published | None]]
+) -> set[tuple[str, bool]]:
+    """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True).
+
+    Args:
+        subject: the table.
+        cells: those that can be run.
+        figures: id, NFE and published figure of those that are compared.
+    """
     ours: dict[int, dict[str, float]] = {}
     theirs: dict[int, dict[str, float]] = {}
     for cell in cells:
         if (mean := subject.evidence[cell.id].mean) is not None:
             ours.setdefault(cell.nfe, {})[cell.id] = mean
-    for row, data in shown:
-        if data.published and not row.data:
-            theirs.setdefault(data.nfe, {})[f"{subject.table.name}/{row.id}/{data.nfe}"] = data.published.value
+    for cell_id, nfe, figure in figures:
+        if figure:
+            theirs.setdefault(nfe, {})[cell_id] = figure.value
     found = set()
     for published, by_nfe in ((False, ours), (True, theirs)):
         for values in by_nfe.values():
