@@ -12,6 +12,7 @@ from typing import Any
 
 from tractbench.config.numbers import format_budget
 from tractbench.reports import drawing
+from tractbench.reports.safe_text import spreadsheet_safe
 
 
 @dataclass(frozen=True)
@@ -194,19 +195,6 @@ def axis_text(setting: str, x: float | str) -> str:
     if isinstance(x, str):
         return x.replace(",", "→") if setting == "schedule" else x
     return format_budget(int(x)) if setting == "budget" else f"{x:g}"
-
-
-def spreadsheet_safe(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "@", "\t", "\r") or (text[:1] == "-" and not _is_number(text)) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _described(mark: Mark) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tractbench.config.numbers import format_budget
 from tractbench.reports.chapters.chapter import Chapter
 from tractbench.reports.chapters.columns import cell_anchor
-from tractbench.reports.chart import spreadsheet_safe
 from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Document
-from tractbench.reports.frames import run_frame, settings_text, table_frame
+from tractbench.reports.frames import run_frame, settings_text
+from tractbench.reports.safe_text import markdown_paragraph, markdown_text, spreadsheet_safe
 from tractbench.reports.sheet import Entry, Sheet, with_interval
+from tractbench.reports.stored_files import intact_losses, intact_picture
+from tractbench.reports.table_frame import table_frame
 from tractbench.reports.verdicts.verdict import Compared
 from tractbench.results.record import Record
 from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID, student_file
@@ -84,6 +85,8 @@ def _run_view(root: Path, record: Record) -> dict[str, Any]:
     folder = root / record.folder
     picture = folder / PICTURE
     curve = student_file(folder, record.student, LOSSES)
+    pictures = [(path, intact_picture) for path in (picture, folder / GRID, folder / TEACHER_GRID)]
+    files = [*pictures, (curve, intact_losses)]
     config = record.config
     trained = [" → ".join(map(str, config.schedule)), format_budget(config.budget)] if config.schedule else []
     parts = [config.method, f"{config.nfe} NFE", *trained, settings_text(config), f"seed {config.seed}", config.tier]
@@ -92,8 +95,9 @@ def _run_view(root: Path, record: Record) -> dict[str, Any]:
     return {
         "record": record,
         "title": title,
-        "picture": base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
-        "losses": loss_figure(curve) if curve.exists() else None,
+        "picture": base64.b64encode(picture.read_bytes()).decode() if intact_picture(picture) else None,
+        "losses": loss_figure(curve) if intact_losses(curve) else None,
+        "damaged": [path.name for path, sound in files if path.exists() and not sound(path)],
         "errors": error_figure(errors) if len(errors) > 1 else None,
         "errors_alt": "Mean squared distance to the teacher: "
         + "; ".join(f"{e.error:.3g} at {e.end} steps" for e in errors),
@@ -109,7 +113,7 @@ def grid_files(root: Path, chapter: Chapter) -> list[tuple[int, list[tuple[str, 
         own = []
         for sample in samples:
             folder = root / sample.record.folder
-            if not (folder / GRID).is_file() or not (folder / TEACHER_GRID).is_file():
+            if not intact_picture(folder / GRID) or not intact_picture(folder / TEACHER_GRID):
                 continue
             config = sample.record.config
             teacher = f"teacher {config.teacher}, {config.grid_steps} steps"
@@ -141,15 +145,10 @@ def render_markdown(document: Document) -> str:
     """Return the tables with captions and footnotes as Markdown."""
     parts = []
     for chapter in document.chapters:
-        parts += [f"## {markdown_text(chapter.title)}", "", markdown_text(chapter.intro), ""]
+        parts += [f"## {markdown_text(chapter.title)}", "", markdown_paragraph(chapter.intro), ""]
         parts += [_markdown(part) for part in chapter.order if isinstance(part, Sheet)]
     parts += [_markdown(sheet) for sheet in document.sheets]
     return "\n".join(parts)
-
-
-def markdown_text(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"[\\|<>*`\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
 def _markdown(sheet: Sheet) -> str:
@@ -162,14 +161,14 @@ def _markdown(sheet: Sheet) -> str:
         return (f"**{text}**" if entry.best else text) + mark
 
     title = f"### {markdown_text(sheet.title)}"
-    caption = markdown_text(sheet.legend)
+    caption = markdown_paragraph(sheet.legend)
     if not sheet.rows:
         return "\n".join([title, "", caption, ""])
     head = [line([markdown_text(c.title) for c in sheet.columns])]
     head.append(line(["---:" if c.number else "---" for c in sheet.columns]))
     rows = [line([shown(entry) for entry in row]) for row in sheet.rows]
     if sheet.foot:
-        rows.append(line([f"*{entry.text}*" if entry.text else "" for entry in sheet.foot]))
+        rows.append(line([f"*{markdown_text(entry.text)}*" if entry.text else "" for entry in sheet.foot]))
     notes = [f"({letter}) {markdown_text(text)}" for letter, text in sheet.notes.items()]
     return "\n".join([title, "", *head, *rows, "", caption, *(["", "; ".join(notes)] if notes else []), ""])
 
@@ -180,4 +179,5 @@ def render_csv(document: Document) -> str:
     frame = table_frame(document.tables, document.evidence, document.verdicts) if named else run_frame(document.records)
     texts = frame.select_dtypes(include=["object", "string"]).columns
     frame[texts] = frame[texts].map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value)
+    frame.columns = [spreadsheet_safe(str(name)) for name in frame.columns]  # a plugin's metrics have names of its own
     return frame.to_csv(index=False, lineterminator="\n")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation import arrays
+from tractbench.evaluation import array_files
 from tractbench.evaluation import png as png_files
 from tractbench.evaluation.images import open_samples
 
@@ -50,7 +50,7 @@ FORMATS = ("folder", "set.zip", "set.npz", "set.pt")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_images(tmp_path, monkeypatch, name, channels):
-    for module in (arrays, png_files):
+    for module in (array_files, png_files):
         monkeypatch.setattr(module, "BATCH", 3)
     rows = pictures(channels=channels)
     found = open_samples(save(tmp_path / name, rows))
@@ -95,7 +95,7 @@ def test_floats_of_another_range(tmp_path, name, low, high, remedy):
 
 
 def test_a_set_is_never_held_whole(tmp_path, monkeypatch):
-    for module in (arrays, png_files):
+    for module in (array_files, png_files):
         monkeypatch.setattr(module, "BATCH", 10)
     rows = pictures(400, size=64)
     for name in ("a.npz", "a.pt"):
@@ -132,7 +132,7 @@ def test_pictures_of_another_depth_are_not_rescaled(tmp_path, colour, depth):
 def test_a_picture_of_another_size_is_named(tmp_path):
     save(tmp_path / "set", pictures(5))
     (tmp_path / "set" / "zzz.png").write_bytes(png(pictures(1, size=9)[0]))
-    with pytest.raises(ConfigError, match=r"zzz.png is 9x9 RGB, the first one 8x8 RGB"):
+    with pytest.raises(ConfigError, match=r"zzz.png is 9x9 RGB, the first one, .*0.png, 8x8 RGB"):
         list(open_samples(tmp_path / "set").read())
 
 
@@ -145,24 +145,30 @@ def test_lossy_pictures_are_refused(tmp_path):
 
 def test_what_is_no_set(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "a.tar").write_bytes(b"")
+    (tmp_path / "a.rar").write_bytes(b"")
     torch.save({"a": torch.zeros(3)}, tmp_path / "dict.pt")
     torch.save(torch.zeros(3, 8, 8), tmp_path / "one.pt")
-    torch.save(torch.zeros(3, 8, 8, 3, dtype=torch.uint8), tmp_path / "last.pt")
-    torch.save(torch.zeros(3, 3, 8, 8, dtype=torch.int64), tmp_path / "ints.pt")
+    torch.save(torch.zeros(3, 8, 8, 4, dtype=torch.uint8), tmp_path / "last.pt")
+    torch.save(torch.zeros(3, 3, 8, 8, dtype=torch.complex64), tmp_path / "complex.pt")
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
     np.savez(tmp_path / "flat.npz", np.zeros((3, 5)))
-    np.savez(tmp_path / "first.npz", np.zeros((3, 3, 8, 8), np.uint8))
+    np.savez(tmp_path / "first.npz", np.zeros((3, 4, 8, 8), np.uint8))
+    np.savez(tmp_path / "long.npz", np.zeros((3, 3, 8, 8), np.longdouble))
+    np.savez(tmp_path / "none.npz")
     np.savez(tmp_path / "order.npz", np.asfortranarray(pictures()))
     for name, message in {
         "empty": "no PNG file",
         "missing": "no samples at",
-        "a.tar": "give a folder or zip",
-        "dict.pt": "holds a dict; save one tensor",
+        "a.rar": "give a folder, zip or tar",
+        "dict.pt": r"a is a tensor \[3\]; save",
+        "list.pt": "holds a list; save one tensor",
         "one.pt": r"a tensor \[3, 8, 8\]",
-        "last.pt": r"read as \[N, C, H, W\]",
-        "ints.pt": "int64; save uint8",
+        "last.pt": r"save the samples as \[N, C, H, W\], C 3 or 1",
+        "complex.pt": "complex64; save uint8",
         "flat.npz": r"\[N, H, W, C\]",
-        "first.npz": r"read as \[N, H, W, C\]",
+        "first.npz": r"save the samples as \[N, H, W, C\], C 3 or 1",
+        "long.npz": "save uint8",
+        "none.npz": "holds no array",
         "order.npz": "C order",
     }.items():
         with pytest.raises(ConfigError, match=message) as caught:

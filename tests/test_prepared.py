@@ -15,6 +15,7 @@ from tractbench.datasets.imagenet64 import ImageNet64
 from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.io.seals import sealed, unsealed
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.progress import Progress
@@ -86,7 +87,7 @@ def test_the_fingerprint_of_data_that_deviate_is_their_own(tmp_path):
     CIFAR10().prepare(cifar_files(tmp_path / "files"), Progress(), allow_deviation=True)
     deviating = load_dataset("cifar10").fingerprint
     path = folder_of("cifar10") / "train.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"deviation": None}))
+    path.write_text(json.dumps(sealed(unsealed(json.loads(path.read_text())) | {"deviation": None})))
     assert load_dataset("cifar10").fingerprint != deviating
 
 
@@ -132,7 +133,7 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, change):
     dataset = ImageNet64("npz")
     dataset.prepare(npz_files(tmp_path), Progress(), allow_deviation=True)
     path = folder_of("imagenet64:npz") / "train.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(sealed(unsealed(json.loads(path.read_text())) | change)))
     with pytest.raises(DamagedFileError, match="prepare it again"):
         _ = dataset.train
 

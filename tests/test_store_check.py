@@ -118,7 +118,9 @@ def test_the_first_format_is_migrated_with_every_file(tractbench, tmp_path):
     assert after[2].training.reused_from == after[0].folder.removeprefix("cells/")
     for one in after:
         assert (root / one.folder / "samples.png").read_bytes() == b"picture of " + one.identity.encode()
-        assert json.loads((root / one.folder / "config.json").read_text()) == one.config.model_dump(mode="json")
+        written = json.loads((root / one.folder / "config.json").read_text())
+        assert written.items() <= one.config.model_dump(mode="json").items()  # later fields are at their defaults
+        assert type(one.config).model_validate(written) == one.config
         assert store.find(one.identity) == one
     assert tractbench("store", "check", "--repair", "--runs", root, "--json", "-q").json["done"] == []
 
@@ -180,6 +182,19 @@ def test_weights_that_differ_between_cells_of_a_student_stay_with_their_cells(tm
     cell = root / Store(root).find(third.identity).folder
     assert (cell / STUDENT).read_bytes() == other
     assert (root / "students" / first.student / STUDENT).read_bytes() != other
+    flip(cell / STUDENT)
+    assert kinds(Store(root)) == ["damaged student"]
+
+
+def test_checkpoints_beside_a_finished_student_are_named(store):
+    student = digest("student 1")
+    for name in ("checkpoint-000000005", "forced-checkpoint-000000005", "forced-checkpoint-000000009"):
+        save_tensors(store.student_folder(student) / f"{name}.safetensors", {}, {"student": student})
+    with exclusive(store.student_folder(student)):
+        assert kinds(store) == []
+    assert kinds(store) == ["leftover", "unfinished", "unfinished"]
+    assert repair(store, Progress()) == [f"removed students/{student}/checkpoint-000000005.safetensors"]
+    assert kinds(store) == ["unfinished", "unfinished"]  # the same command with --force goes on from them
 
 
 def test_a_run_that_never_ended_is_set_aside_with_its_checkpoint(tmp_path):

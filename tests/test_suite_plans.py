@@ -7,13 +7,14 @@ import pytest
 from suite_data import TINY, choice, record, tiny_folder
 
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.io.seals import sealed, unsealed
 from tractbench.pipeline.suite_cells import wanted_cells
 from tractbench.pipeline.suite_plan import make_plans
-from tractbench.results.plans import register, registered_plans
+from tractbench.results.plans import register, registered_plans, registered_text
 from tractbench.results.store import Store
 
 SEEDS = tuple(range(6))
-PUBLISHED = 'published = { value = 3.0, error = 0.1, source = "us" }, margin = 0.5, margin_reason = "so"'
+PUBLISHED = 'published = { value = 3.0, error = 0.1, source = "us" }, margin = { share = 0.2, reason = "so" }'
 FIGURE = TINY.replace("cell = [{ nfe = 1 }, { nfe = 2 }]", f"cell = [{{ nfe = 1, {PUBLISHED} }}, {{ nfe = 2 }}]", 1)
 
 
@@ -29,7 +30,7 @@ def planned(store, asked, looks=(), at="2025-12-31T00:00:00+00:00"):
     (plan,) = make_plans(asked, looks)
     found = register(store.root, plan)
     path = store.root / "plans" / f"{plan.sha256}.json"
-    path.write_text(found.model_copy(update={"registered": at}).model_dump_json())
+    path.write_text(registered_text(found.model_copy(update={"registered": at})))
     return plan.sha256
 
 
@@ -76,7 +77,7 @@ def test_a_rule_that_was_changed_after_the_plan_rests_on_none(tractbench, store)
     asked = choice(FIGURE, seeds=SEEDS)
     sha = planned(store, asked)
     fill(store, asked, SEEDS)
-    tiny_folder(FIGURE.replace("margin = 0.5", "margin = 0.6"))
+    tiny_folder(FIGURE.replace("share = 0.2", "share = 0.3"))
     assert plans_of(tractbench, store) == {"tiny/ddim/1": None, "tiny/two-steps": sha}
 
 
@@ -84,10 +85,12 @@ def test_registering_again_keeps_the_first_time_and_what_was_changed_is_refused(
     words = ("suite", "--table", "tiny", "--tables", tiny_folder(), "--register", "--runs", store.root, "--json")
     first = tractbench(*words).json
     path = store.root / "plans" / f"{first['sha256']}.json"
-    earlier = path.read_text().replace(first["registered"], "2026-01-01T00:00:00+00:00")
-    path.write_text(earlier)
+    written = unsealed(json.loads(path.read_text())) | {"registered": "2026-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(sealed(written)))
     assert tractbench(*words).json["registered"] == "2026-01-01T00:00:00+00:00"
-    plan = json.loads(earlier)
+    path.write_text(path.read_text().replace("2026-01-01", "2025-01-01"))
+    assert "was changed after it was registered" in registered_plans(store.root)[1][0]
+    plan = written
     plan["plan"]["looks"] = [1, 2]
     path.write_text(json.dumps(plan))
     assert "was changed after it was registered" in registered_plans(store.root)[1][0]

@@ -41,7 +41,7 @@ def load_tables(folder: Path | None = None) -> dict[str, Table]:
 
 def _read(path: Path) -> Table:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read table {path}: {error.strerror}; mend its permissions or remove it") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

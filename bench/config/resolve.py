@@ -30,7 +30,7 @@ TIER_FIELDS = frozenset(RunConfig.model_fields) - {"method", "dataset", "tier", 
 def read_config_file(path: Path) -> dict[str, object]:
     """Read a TOML file of run settings, the same names as the flags (``mu_s`` for ``--mu-s``)."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -115,6 +115,11 @@ def resolve(settings: Mapping[str, object]) -> tuple[RunConfig, Method, Dataset]
         raise ConfigError(
             f"solver {solver!r} is not for process '{process}'; leave it out"
             + f", or add --process {' or '.join(others)}" * bool(others)
+        )
+    if config.options.get("solver") == "heun" and config.nfe % 2 == 0:
+        odd = config.nfe - 1, config.nfe + 1
+        raise ConfigError(
+            f"nfe {config.nfe}: heun would spend {odd[0]}, two in each step but the last; try {odd[0]} or {odd[1]}"
         )
     for key in CLIPPING:
         if not dataset.clips and (config.model_dump() | config.options).get(key):

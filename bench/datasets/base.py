@@ -231,13 +231,18 @@ class Dataset:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute on the data set's number of CPU threads for the length of the context."""
-        before = torch.get_num_threads()
+        """Compute on the data set's number of CPU threads for the length of the context.
+
+        What the caller has set as the type of new tensors does not count: it is float32, as results are named by.
+        """
+        before, dtype = torch.get_num_threads(), torch.get_default_dtype()
         torch.set_num_threads(self.workload.threads or before)
+        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+            torch.set_default_dtype(dtype)
 
     def preset(self, tier: str | None, process: str) -> tuple[str, Settings]:
         """Return a tier's name and its settings for a process; None means the default tier.

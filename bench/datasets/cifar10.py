@@ -6,17 +6,18 @@ import hashlib
 import io
 import pickle
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from tractbench.datasets.formats.edm_zip import edm_zip_source
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.datasets.formats.prepared import Pieces, Source, stamp
 from tractbench.datasets.workload import WORKLOADS
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.io.archives import UNREADABLE, is_web_page, reason
 from tractbench.io.files import file_sha256
 from tractbench.io.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
 
@@ -53,15 +54,20 @@ class CIFAR10(FileDataset):
         return "cifar10"
 
     def sources(self, path: Path) -> dict[str, Source]:
-        """Return the splits of the tar file, of the folder in it, or of a folder that holds that folder."""
+        """Return the splits of the tar file, of the folder in it, of one that holds that folder, or of EDM's zip."""
+        if _is_zip(path):
+            return {"train": edm_zip_source(path, self.shape[1], labels_needed=False)}
         batches = {"train": [f"data_batch_{i}" for i in range(1, 6)], "held_out": ["test_batch"]}
         return {split: _source(path, names) for split, names in batches.items()}
 
     def deviation(self, path: Path) -> str | None:
         """Compare a tar file's sha256, or the batches' MD5 that torchvision knows, with the published ones."""
+        if _is_zip(path):
+            return "pixels of a zip of PNGs, of which no hash is published"
         if path.is_file():
             found = file_sha256(path)
-            return None if found == SHA256 else f"sha256 {found[:12]}, published {SHA256[:12]}"
+            page = ", it is a web page" * is_web_page(path)
+            return None if found == SHA256 else f"sha256 {found[:12]}, published {SHA256[:12]}{page}"
         from torchvision.datasets import CIFAR10 as Published
 
         known = dict(Published.train_list + Published.test_list)
@@ -70,6 +76,10 @@ class CIFAR10(FileDataset):
             if hashlib.md5(content, usedforsecurity=False).hexdigest() != known[name]
         ]  # fmt: skip
         return f"MD5 of {', '.join(wrong)} is not the published one" if wrong else None
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
 
 
 def _source(path: Path, names: list[str]) -> Source:
@@ -112,8 +122,9 @@ def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
                 yield name, member.read()
     except FileNotFoundError as error:
         raise ConfigError(f"no file {path}; fetch {URL}, or add --download") from error
-    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
-        raise DamagedFileError(f"{path} is not a whole cifar-10-python.tar.gz ({error}); fetch {URL}") from error
+    except UNREADABLE as error:
+        why = "it is a web page" if is_web_page(path) else reason(error)
+        raise DamagedFileError(f"{path} is not a whole cifar-10-python.tar.gz ({why}); fetch {URL}") from error
 
 
 class _Pixels:

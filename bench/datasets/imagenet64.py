@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,30 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tractbench.datasets.formats.edm_zip import edm_zip_source
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.datasets.formats.imagenet_order import ILSVRC_TO_SORTED
-from tractbench.datasets.formats.prepared import Pieces, Source, stamp
+from tractbench.datasets.formats.prepared import Manifest, Pieces, Source, stamp
 from tractbench.datasets.workload import WORKLOADS
 from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+from tractbench.io.archives import UNREADABLE as UNREADABLE_FILE
+from tractbench.io.archives import put_on_purpose, reason
 
 SIZE = 64
 PIECE = 256
 """Images read together."""
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
-              Image.DecompressionBombError)  # fmt: skip
+UNREADABLE = (*UNREADABLE_FILE, Image.DecompressionBombError)
 """What NumPy, zipfile and Pillow raise where a file is damaged."""
 
 SOURCES = {
     "box-bicubic": "full-size images: halved by boxes, then bicubic, then the centre, as ADM and EDM2 do",
     "lanczos": "full-size images: the central square, then Lanczos, as EDM does",
-    "area": "full-size images: the central square, then area means, as Google does, here rounded to 8 bits",
-    "crop": "full-size images: the central 64 pixels without any resize, as the TRACT release does",
+    "area": "full-size images: the central square, then true area means, as Google does, here rounded to 8 bits",
+    "crop": "full-size images: the central 64 pixels without any resize, torchvision's as in the TRACT release",
     "npz": "the npz batches of downsampled ImageNet (Chrabaszcz et al. 2017), box filter",
     "zip": "a zip of 64x64 PNGs with dataset.json, as EDM's tools write it; the filter is its maker's",
 }
 """Where pixels can come from, the default first."""
+
+REVISED = {
+    "area": "an earlier release made it, whose box filter took or left whole pixels",
+    "crop": "an earlier release made it, whose crop was a pixel off where an odd rest was halved",
+}
+"""Sources whose pixels were others in earlier releases."""
 
 
 class ImageNet64(FileDataset):
@@ -70,6 +76,12 @@ class ImageNet64(FileDataset):
         """The source of the pixels is part of the name of the prepared images."""
         return f"imagenet64:{self.source}"
 
+    def outdated(self, manifest: Manifest) -> str | None:
+        """Return how pixels that an earlier release made differ from what the name says now."""
+        if self.source in REVISED and manifest.source != _made(self.source):
+            return f"{REVISED[self.source]}; prepare it again with --force"
+        return None
+
     def sources(self, path: Path) -> Mapping[str, Source]:
         """Return the splits at a path: a folder of npz batches, a zip, or a folder of classes (under train and val)."""
         if not path.exists():
@@ -85,7 +97,8 @@ class ImageNet64(FileDataset):
             folders = {"train": path}
         classes = _classes(folders["train"])
         found = {split: _class_files(folder, classes) for split, folder in folders.items()}
-        return {split: _folder_source(files, self.source) for split, files in found.items() if files}
+        notes = _notes(folders["train"], list(classes))
+        return {split: _folder_source(files, self.source, notes) for split, files in found.items() if files}
 
 
 # npz batches of downsampled ImageNet
@@ -112,13 +125,19 @@ def _npz_source(files: list[Path]) -> Source:
     return Source("downsampled ImageNet npz batches, box filter", sum(counts), read, stamp(files))
 
 
+def _no_batch(file: Path, error: Exception) -> DamagedFileError:
+    return DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({reason(error)}); fetch it again")
+
+
 def _npz_labels(file: Path) -> NDArray[np.int32]:
     """Return a batch's labels; the files have ILSVRC's numbers, from 1. Those out of range stay out of it."""
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             labels = np.asarray(arrays["labels"]).astype(np.int32).reshape(-1) - 1
     except UNREADABLE as error:
-        raise DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({error}); fetch it again") from error
+        raise DamagedFileError(
+            f"{file} is not a batch of downsampled ImageNet ({reason(error)}); fetch it again"
+        ) from error
     known = (labels >= 0) & (labels < len(ILSVRC_TO_SORTED))
     labels[known] = ILSVRC_TO_SORTED[labels[known]]
     return labels
@@ -137,7 +156,9 @@ def _npz_images(file: Path, labels: NDArray[np.int32], first: int) -> Pieces:
                 raw = member.read((high - low) * shape[1])
                 yield np.frombuffer(raw, np.uint8).reshape(-1, 3, SIZE, SIZE), labels[low:high]
     except UNREADABLE as error:
-        raise DamagedFileError(f"{file} is not a batch of downsampled ImageNet ({error}); fetch it again") from error
+        raise DamagedFileError(
+            f"{file} is not a batch of downsampled ImageNet ({reason(error)}); fetch it again"
+        ) from error
 
 
 def _npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -147,53 +168,23 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-# EDM's zip
-
-
 def _zip_sources(path: Path) -> dict[str, Source]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.lower().endswith(".png"))
-            listed = json.loads(archive.read("dataset.json"))["labels"]
-            labels = {str(name): int(label) for name, label in listed}
-            missing = [name for name in names if name not in labels]
-            if missing:
-                raise ValueError(f"dataset.json has no label of {missing[0]}")
-    except (*UNREADABLE, TypeError) as error:
-        reason = "dataset.json has no labels" if isinstance(error, TypeError) else str(error)
-        raise DamagedFileError(f"{path} is not a zip of PNGs with dataset.json ({reason})") from error
-
-    def read(start: int) -> Pieces:
-        with zipfile.ZipFile(path) as archive:
-            for low in range(start, len(names), PIECE):
-                piece = names[low : low + PIECE]
-                yield (
-                    np.stack([_member(archive, name) for name in piece]),
-                    np.array([labels[name] for name in piece], np.int32),
-                )
-
-    return {"train": Source("zip of PNGs, filter of its maker", len(names), read, stamp([path]))}
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
-    """Return a PNG as ``[3, 64, 64]``; any other size or mode is a sign of another data set."""
-    try:
-        with Image.open(io.BytesIO(archive.read(name))) as image:
-            if image.mode == "RGB" and image.size == (SIZE, SIZE):
-                return _channels_first(image)
-            wrong = f"{image.width}x{image.height}, {SIZE}x{SIZE}" if image.mode == "RGB" else f"{image.mode}, RGB"
-    except UNREADABLE as error:
-        raise DamagedFileError(f"{archive.filename}: {name} is not an image ({error}); fetch it again") from error
-    raise DamagedFileError(f"{archive.filename}: {name} is {wrong} is needed; convert the images first")
+    return {"train": edm_zip_source(path, SIZE, labels_needed=True)}
 
 
 # Folders of full-size images
 
 
 def _classes(folder: Path) -> dict[str, int]:
-    """Return the labels of a folder's classes: its folders in order of their names; none if it is no folder."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    return {name: label for label, name in enumerate(names)}
+    """Return the labels of a folder's classes: its folders in order of their names; none if it is no folder.
+
+    Hidden folders are none. Names that are all numbers are in the order of the numbers.
+    """
+    found = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    names = [name for name in found if put_on_purpose(name)]
+    numbered = all(name.isascii() and name.isdecimal() for name in names)
+    ordered = sorted(names, key=lambda name: (int(name), name)) if numbered else sorted(names)
+    return {name: label for label, name in enumerate(ordered)}
 
 
 def _class_files(folder: Path, classes: Mapping[str, int]) -> list[tuple[Path, int]]:
@@ -202,12 +193,24 @@ def _class_files(folder: Path, classes: Mapping[str, int]) -> list[tuple[Path, i
     for name in _classes(folder):
         if name not in classes:
             raise ConfigError(f"{folder / name} is no class of the training images; complete them, or move it away")
-        inside = sorted((folder / name).iterdir())
-        files += [(file, classes[name]) for file in inside if file.suffix.lower() in IMAGE_SUFFIXES]
+        inside = [file for file in sorted((folder / name).iterdir())
+                  if file.suffix.lower() in IMAGE_SUFFIXES and put_on_purpose(file.name)]  # fmt: skip
+        if not inside:
+            raise ConfigError(f"{folder / name} would be a class and holds no image; complete it, or move it away")
+        files += [(file, classes[name]) for file in inside]
     return files
 
 
-def _folder_source(files: list[tuple[Path, int]], name: str) -> Source:
+def _notes(folder: Path, classes: list[str]) -> tuple[str, ...]:
+    """Return what of a folder of classes was passed over or assumed."""
+    found = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    hidden = sorted(set(found) - set(classes))
+    notes = [f"{len(hidden):,} hidden folders, passed over: {hidden[0]}"] if hidden else []
+    notes += ["classes are in the order of their folders' numbers, not of their names"] * (classes != sorted(classes))
+    return tuple(notes)
+
+
+def _folder_source(files: list[tuple[Path, int]], name: str, notes: tuple[str, ...]) -> Source:
     def reduced(item: tuple[Path, int]) -> NDArray[np.uint8]:
         return _reduced(item[0], FILTERS[name])
 
@@ -217,7 +220,13 @@ def _folder_source(files: list[tuple[Path, int]], name: str) -> Source:
                 piece = files[low : low + PIECE]
                 yield np.stack(list(pool.map(reduced, piece))), np.array([label for _, label in piece], np.int32)
 
-    return Source(f"full-size images, {SOURCES[name]}", len(files), read, f"{name} {stamp(file for file, _ in files)}")
+    identity = f"{name} {stamp(file for file, _ in files)}"
+    return Source(_made(name), len(files), read, identity, notes=notes)
+
+
+def _made(source: str) -> str:
+    """Return what a manifest says of images that were reduced here."""
+    return f"full-size images, {SOURCES[source]}"
 
 
 def _reduced(file: Path, reduce: Callable[[Image.Image], Image.Image]) -> NDArray[np.uint8]:
@@ -226,7 +235,7 @@ def _reduced(file: Path, reduce: Callable[[Image.Image], Image.Image]) -> NDArra
         with Image.open(file) as image:
             return _channels_first(reduce(image.convert("RGB")))
     except UNREADABLE as error:
-        raise DamagedFileError(f"{file} is not an image ({error}); fetch it again") from error
+        raise DamagedFileError(f"{file} is not an image ({reason(error)}); fetch it again") from error
 
 
 def _square(image: Image.Image) -> Image.Image:
@@ -251,14 +260,29 @@ def lanczos(image: Image.Image) -> Image.Image:
 
 
 def area(image: Image.Image) -> Image.Image:
-    """Bring the central square to 64 pixels by means over areas, rounded to 8 bits."""
-    return _square(image).resize((SIZE, SIZE), Image.Resampling.BOX)
+    """Bring the central square to 64 pixels by means over areas, pixels on a border by their share in it.
+
+    Means are exact and rounded once, halves up: Pillow's box filter would take or leave whole pixels.
+    """
+    square = np.asarray(_square(image), dtype=np.float64)  # [side, side, 3]
+    side = len(square)
+    starts, pixels = np.arange(SIZE)[:, None] * side, np.arange(side) * SIZE  # in units of 1/64 pixel
+    overlap = np.minimum(starts + side, pixels + SIZE) - np.maximum(starts, pixels)
+    weights = overlap.clip(min=0).astype(np.float64)  # [64, side]; whole numbers, and so are all sums below
+    sums = np.einsum("ax,yxc->yac", weights, square, optimize=True)
+    sums = np.einsum("by,yac->bac", weights, sums, optimize=True)
+    return Image.fromarray(((2 * sums + side**2) // (2 * side**2)).astype(np.uint8))
 
 
 def crop(image: Image.Image) -> Image.Image:
-    """Take the central 64 pixels; smaller images get black borders."""
-    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    """Take the central 64 pixels as torchvision does; smaller images get black borders."""
+    left, top = _central(image.width), _central(image.height)
     return image.crop((left, top, left + SIZE, top + SIZE))
+
+
+def _central(side: int) -> int:
+    # an odd rest is halved to the even number, an odd border has the smaller half before
+    return round((side - SIZE) / 2) if side > SIZE else -((SIZE - side) // 2)
 
 
 FILTERS: Mapping[str, Callable[[Image.Image], Image.Image]] = {

@@ -214,7 +214,7 @@ def parsed(kind: type[Tables], written: Mapping[str, object], path: Path) -> Tab
 def read_toml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, object]:
     """Return what a TOML file says, after the file that its ``like`` names; a ConfigError says what is wrong."""
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read workload {path}: {error.strerror}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

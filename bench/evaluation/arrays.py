@@ -1,115 +1,190 @@
-"""Sets of samples that are one array, of grey levels or of floats in [-1, 1]."""
+"""Sets of samples that are arrays: which array, in which layout, and what its numbers stand for.
+
+What a file leaves open is asked, never guessed: floats of which hardly any is below 0 are not taken for ones in
+[-1, 1], nor one of two arrays of images for the samples.
+"""
 
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation.sample_set import BATCH, CHANNELS, UNREADABLE, SampleSet, damaged
+from tractbench.errors import ConfigError, nearest_name
+from tractbench.evaluation.array_files import Array
+from tractbench.evaluation.sample_set import CHANNELS, Layout, Range, Reading, SampleSet
+
+WRITTEN: dict[Layout, str] = {"nchw": "[N, C, H, W]", "nhwc": "[N, H, W, C]"}
+
+CLEARLY_NEGATIVE = -0.1
+FEWEST_NEGATIVE = 0.01
+"""Where fewer of all floats are below -0.1, they may be ones in [0, 1] that undershoot."""
+
+TOP = 255
 
 
-def open_npz(path: Path) -> SampleSet:
-    """Look at an ``.npz`` file: its ``arr_0``, or else its first array, is ``[N, H, W, C]``."""
-    with zipfile.ZipFile(path) as archive:
-        members = [name for name in archive.namelist() if name.endswith(".npy")]
-        member = "arr_0.npy" if "arr_0.npy" in members else next(iter(members), "")
-        if not member:
-            raise ConfigError(f"{path} holds no array; save the samples as arr_0 [N, H, W, C]")
-        with archive.open(member) as handle:
-            (count, *size), dtype = _header(path, handle)
-    if len(size) != 3:
-        raise ConfigError(f"{path}: {member[:-4]} is {[count, *size]}; save the samples as [N, H, W, C]")
-    height, width, channels = size
-    _check_layout(path, (channels, height, width), "[N, H, W, C]")
-    _check_type(path, str(dtype), floats=dtype.kind == "f", grey=dtype == np.uint8)
+def choose_array(arrays: Sequence[Array], reading: Reading, usual: Layout) -> Array:
+    """Return the array of samples in a file: the only one, the one that is asked for, or the only one of images.
 
-    def read() -> Iterator[Tensor]:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as handle:
-            _header(path, handle)
-            for first in range(0, count, BATCH):
-                rows = min(BATCH, count - first)
-                length = rows * height * width * channels * dtype.itemsize
-                try:
-                    content = handle.read(length)
-                except UNREADABLE as error:
-                    raise damaged(path, error) from error
-                if len(content) < length:
-                    raise DamagedFileError(f"{path} ends before its {count:,} images; make or fetch it again")
-                batch = np.frombuffer(content, dtype).reshape(rows, height, width, channels).transpose(0, 3, 1, 2)
-                yield torch.from_numpy(np.array(batch, dtype=dtype.newbyteorder("="), order="C"))
+    Args:
+        arrays: all arrays of one file.
+        reading: what the user says.
+        usual: the layout that the file's kind usually has, for messages.
 
-    return _array(path, count, (channels, height, width), dtype.kind == "f", read)
+    Raises:
+        ConfigError: there is none, or several and no ``key``.
+    """
+    file = arrays[0].file
+    if reading.key is not None:
+        names = [array.name for array in arrays]
+        if reading.key not in names:
+            raise ConfigError(f"{file} has no array {reading.key!r}{nearest_name(reading.key, names)}")
+        return arrays[names.index(reading.key)]
+    fitting = [array for array in arrays if _layouts(array) or _points(array, reading)]
+    if len(fitting) > 1:
+        names = [array.name for array in fitting]
+        raise ConfigError(f"{file} holds {len(fitting)} arrays of images: {', '.join(names)}; choose one with --key")
+    if not fitting and len(arrays) > 1:
+        shapes = ", ".join(f"{array.name} {list(array.shape)}" for array in arrays[:4])
+        raise ConfigError(f"{file} holds no array of images: {shapes}; save the samples as {WRITTEN[usual]}")
+    return (fitting or arrays)[0]
 
 
-def _header(path: Path, handle: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read an array's header: shape and type; its rows follow."""
-    try:
-        version = np.lib.format.read_magic(handle)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(handle)
-    except UNREADABLE as error:
-        raise damaged(path, error) from error
-    if by_columns or dtype.hasobject or not shape:
-        raise ConfigError(f"{path}: its array is not one of numbers in C order; save it with numpy.ascontiguousarray")
-    return shape, dtype
+def array_set(chosen: Sequence[Array], reading: Reading, usual: Layout, source: str) -> SampleSet:
+    """Make a set of one array, or of several shards of it.
 
+    Floats are looked through once, as their range says what they are.
 
-def open_tensor(path: Path) -> SampleSet:
-    """Look at a ``.pt`` file of one tensor ``[N, C, H, W]``; nothing in it is unpickled."""
-    try:
-        images = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
-        raise damaged(path, error) from error
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        what = f"a tensor {list(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
-        raise ConfigError(f"{path} holds {what}; save one tensor [N, C, H, W] with torch.save")
-    count, channels, height, width = images.shape
-    _check_layout(path, (channels, height, width), "[N, C, H, W]")
-    floats = images.dtype.is_floating_point
-    _check_type(path, str(images.dtype), floats=floats, grey=images.dtype == torch.uint8)
-
-    def read() -> Iterator[Tensor]:
-        yield from torch.split(images, BATCH)
-
-    return _array(path, count, (channels, height, width), floats, read)
-
-
-def _check_layout(path: Path, shape: tuple[int, int, int], layout: str) -> None:
-    if shape[0] not in CHANNELS.values() or min(shape) < 1:
-        raise ConfigError(
-            f"{path}: read as {layout}, its images have {shape[0]} channels; save it as {layout}, C 3 or 1"
-        )
-
-
-def _check_type(path: Path, dtype: str, *, floats: bool, grey: bool) -> None:
-    if not (floats or grey):
-        raise ConfigError(f"{path} holds {dtype}; save uint8 grey levels, or floats in [-1, 1]")
-
-
-def _array(
-    path: Path, count: int, shape: tuple[int, int, int], floats: bool, read: Callable[[], Iterator[Tensor]]
-) -> SampleSet:
-    """Make a set of an array's images; floats are looked through once, as their range says what they are."""
-    if count and floats:
-        low, high = math.inf, -math.inf
-        for batch in read():
-            if not batch.isfinite().all():
-                raise ConfigError(f"{path} holds values that are not finite; leave those samples out")
-            low, high = min(low, float(batch.min())), max(high, float(batch.max()))
-        if low < -1 or high > 1:
+    Raises:
+        ConfigError: it is of no kind that samples have, or of several; the message says what to save or to say.
+    """
+    first = chosen[0]
+    for array in chosen:
+        if array.kind == "other":
+            raise ConfigError(f"{_where(array)} holds {array.dtype}; save uint8 grey levels, or floats in [-1, 1]")
+        if (array.shape[1:], array.kind) != (first.shape[1:], first.kind):
             raise ConfigError(
-                f"{path} holds floats from {low:.4g} to {high:.4g}; clip them to [-1, 1], or save grey levels as uint8"
+                f"{array.file} holds {list(array.shape)} {array.kind}, {first.file} {list(first.shape)} {first.kind}; "
+                "give shards of one set"
             )
-        if low >= 0:
-            raise ConfigError(f"{path} holds floats from {low:.4g} to {high:.4g}; scale them to [-1, 1] by 2 x - 1")
-    return SampleSet(str(path), count, shape, floats, read)
+    count = sum(array.shape[0] for array in chosen) if first.shape else 0
+    named = [f"array '{first.name}'"] if first.name and len(chosen) == 1 else []
+    if _points(first, reading):
+        return _point_set(chosen, count, source, named)
+    layout = _layout(first, reading, usual)
+    _, *axes = first.shape
+    channels, height, width = axes if layout == "nchw" else (axes[2], axes[0], axes[1])
+    shape = channels, height, width
+    notes = [*named, f"read as {WRITTEN[layout]}"]
+    if first.kind == "integers":
+        notes += [f"{first.dtype} taken for grey levels"] * (first.dtype not in ("uint8", "torch.uint8"))
+        return SampleSet(source, count, shape, False, lambda: _levels(chosen, layout), tuple(notes))
+    values = _checked_range(chosen, count, reading.values)
+    notes.append("floats in [0, 1], scaled to [-1, 1]" if values == "unit" else "floats in [-1, 1]")
+    return SampleSet(source, count, shape, True, lambda: _floats(chosen, layout, values), tuple(notes))
+
+
+def _where(array: Array) -> str:
+    return f"{array.file}" + f": {array.name}" * bool(array.name)
+
+
+def _points(array: Array, reading: Reading) -> bool:
+    return reading.points is not None and array.shape[1:] in ((reading.points,), (reading.points, 1, 1))
+
+
+def _layouts(array: Array) -> list[Layout]:
+    """Return the layouts in which an array can be images."""
+    if len(array.shape) != 4 or min(array.shape[1:]) < 1:
+        return []
+    known = CHANNELS.values()
+    axes: tuple[tuple[Layout, int], ...] = (("nchw", 1), ("nhwc", 3))
+    return [layout for layout, axis in axes if array.shape[axis] in known]
+
+
+def _layout(array: Array, reading: Reading, usual: Layout) -> Layout:
+    possible = _layouts(array)
+    what = f"{_where(array)} is {'a tensor ' * (usual == 'nchw')}{list(array.shape)}"
+    if not possible:
+        raise ConfigError(f"{what}; save the samples as {WRITTEN[usual]}, C 3 or 1")
+    if reading.layout is not None:
+        if reading.layout not in possible:
+            raise ConfigError(f"{what}, which is not {WRITTEN[reading.layout]}; leave --layout out")
+        return reading.layout
+    if len(possible) > 1:
+        raise ConfigError(f"{what}, which may be [N, C, H, W] or [N, H, W, C]; say --layout nchw or nhwc")
+    return possible[0]
+
+
+def _point_set(chosen: Sequence[Array], count: int, source: str, named: list[str]) -> SampleSet:
+    if chosen[0].kind != "floats":
+        raise ConfigError(f"{_where(chosen[0])} holds {chosen[0].dtype}; save points as floats")
+
+    def read() -> Iterator[Tensor]:
+        for array in chosen:
+            for rows in array.rows():
+                points = _at_least_single(rows).flatten(1)
+                if not points.isfinite().all():
+                    raise _not_finite(array)
+                yield points[:, :, None, None]
+
+    return SampleSet(source, count, (chosen[0].shape[1], 1, 1), True, read, (*named, "points as they are"))
+
+
+def _rows(chosen: Sequence[Array], layout: Layout) -> Iterator[tuple[Array, Tensor]]:
+    for array in chosen:
+        for rows in array.rows():
+            yield array, rows if layout == "nchw" else rows.permute(0, 3, 1, 2).contiguous()
+
+
+def _levels(chosen: Sequence[Array], layout: Layout) -> Iterator[Tensor]:
+    for array, rows in _rows(chosen, layout):
+        if rows.dtype != torch.uint8 and len(rows) and (int(rows.min()) < 0 or int(rows.max()) > TOP):
+            raise ConfigError(f"{_where(array)} holds {array.dtype} outside of 0 to {TOP}; save uint8 grey levels")
+        yield rows.to(torch.uint8)
+
+
+def _floats(chosen: Sequence[Array], layout: Layout, values: Range) -> Iterator[Tensor]:
+    for _, rows in _rows(chosen, layout):
+        images = _at_least_single(rows)
+        yield images.clamp(0, 1) * 2 - 1 if values == "unit" else images
+
+
+def _at_least_single(rows: Tensor) -> Tensor:
+    # half of 255 levels is no step of bfloat16 nor everywhere of float16: what is computed of them, is in float32
+    return rows.float() if rows.element_size() < 4 else rows
+
+
+def _not_finite(array: Array) -> ConfigError:
+    return ConfigError(f"{_where(array)} holds values that are not finite; leave those samples out")
+
+
+def _checked_range(chosen: Sequence[Array], count: int, said: Range | None) -> Range:
+    """Return what floats stand for, ``signed`` or ``unit``."""
+    low, high, negative, total = math.inf, -math.inf, 0, 0
+    for array in chosen:
+        for rows in array.rows():
+            batch = _at_least_single(rows)
+            if not batch.isfinite().all():
+                raise _not_finite(array)
+            low, high = min(low, float(batch.min())), max(high, float(batch.max()))
+            negative, total = negative + int((batch < CLEARLY_NEGATIVE).sum()), total + batch.numel()
+    found = f"{_where(chosen[0])} holds floats from {low:.4g} to {high:.4g}"
+    if not count:
+        return "signed"
+    if said == "levels":
+        raise ConfigError(f"{found}; save grey levels as uint8")
+    unit = low >= CLEARLY_NEGATIVE and high <= 1 - CLEARLY_NEGATIVE  # though it may overshoot at both ends
+    if said == "unit":
+        if not unit:
+            raise ConfigError(f"{found}, which are not in [0, 1]; leave --range out")
+        return "unit"
+    if not unit and (low < -1 or high > 1):
+        raise ConfigError(f"{found}; clip them to [-1, 1], or save grey levels as uint8")
+    if (high > 1 or negative < FEWEST_NEGATIVE * total) and not (said == "signed" and high <= 1):
+        raise ConfigError(
+            f"{found}, hardly any below 0; if they are in [0, 1], scale them to [-1, 1] by 2 x - 1 or say --range "
+            "unit; if they are in [-1, 1], say --range signed"
+        )
+    return "signed"

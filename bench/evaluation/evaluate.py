@@ -46,6 +46,7 @@ class Settings:
         statistics: npz file of reference statistics instead of the training images'.
         allow_deviation: score samples whose number or size is not the protocol's, and say so in the manifest.
         device: where the Inception network runs.
+        levels_given: the user says that grey levels are ones, however few of them there are.
         labels: how the samples' classes were chosen.
         seeds: their sampling seeds.
     """
@@ -56,6 +57,7 @@ class Settings:
     statistics: Path | None = None
     allow_deviation: bool = False
     device: str = "cpu"
+    levels_given: bool = False
     labels: str = "unknown"
     seeds: tuple[int, ...] = ()
 
@@ -81,6 +83,8 @@ def evaluate(
         check_data(dataset, protocol)
     protocol = _chosen_metrics(protocol, settings)
     size, sets, deviations = _plan(samples, dataset, protocol, settings)
+    if not (samples.floats or settings.levels_given):
+        _check_levels(samples, dataset)
     if protocol.inception:
         check_metrics(protocol.metrics, size, None if settings.statistics else dataset.training_images)
     scorer = make_scorer(
@@ -118,8 +122,19 @@ def evaluate(
         seeds=settings.seeds,
         versions=versions(),
         deviations=deviations,
+        notes=samples.notes,
+        doubts=rows.doubts.found(scores),
     )
     return Evaluation(scores, protocol.quoted(scores[first]), manifest)
+
+
+def _check_levels(samples: SampleSet, dataset: Dataset) -> None:
+    """Raise ConfigError if there is no grey level but 0 and 1, as where images in [0, 1] were cast to uint8."""
+    if dataset.levels > 2 and all(int(batch.max()) <= 1 for batch in samples.read()):
+        raise ConfigError(
+            f"{samples.source} has no grey level above 1, {dataset.name} has {dataset.levels}; scale before rounding, "
+            "or say --range levels"
+        )
 
 
 def _chosen_metrics(protocol: Protocol, settings: Settings) -> Protocol:
@@ -157,6 +172,8 @@ def _plan(
     if count < expected:
         deviations.append(f"{count:,} samples instead of {expected:,}")
         expected = count
+    if expected < 2:
+        raise ConfigError(f"{samples.source} holds a single sample; a distance needs at least 2, a figure thousands")
     sets = min(count // expected, protocol.seeds or len(settings.seeds) or 1)
     if left := count - sets * expected:
         deviations.append(f"the last {left:,} of {count:,} samples are left out")

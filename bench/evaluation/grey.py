@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.evaluation.doubts import Doubts
 from tractbench.evaluation.protocols import Protocol
 from tractbench.evaluation.sample_set import SampleSet
 from tractbench.progress import Task
@@ -26,6 +27,7 @@ class GreyRows:
 
     Attributes:
         digest: of the shape and of all grey levels taken so far.
+        doubts: what has looked at them.
     """
 
     def __init__(self, samples: SampleSet, dataset: Dataset, protocol: Protocol, task: Task) -> None:
@@ -33,6 +35,7 @@ class GreyRows:
         self._batches = samples.read()
         self._rest = torch.empty((0, *samples.shape), dtype=torch.uint8)
         self.digest = hashlib.sha256(f"{samples.shape}".encode())
+        self.doubts = Doubts(dataset)
 
     def take(self, count: int) -> Iterator[Tensor]:
         """Yield the next ``count`` images, in pieces ``[B, C, H, W]`` uint8.
@@ -47,6 +50,7 @@ class GreyRows:
             piece, self._rest = self._rest[:count], self._rest[count:]
             count -= len(piece)
             self.digest.update(piece.contiguous().numpy().tobytes())
+            self.doubts.look(piece)
             yield piece
             self._task.advance(len(piece))
 
@@ -55,7 +59,7 @@ class GreyRows:
         if batch is None:
             raise DamagedFileError(f"{self._samples.source} holds fewer samples than it says; make or fetch it again")
         grey = self._protocol.quantised(batch, self._dataset) if self._samples.floats else batch
-        if int(grey.max()) >= self._dataset.levels:
+        if self._dataset.distribution is None and int(grey.max()) >= self._dataset.levels:
             raise ConfigError(
                 f"{self._samples.source} has grey level {int(grey.max())}, {self._dataset.name} ends at "
                 f"{self._dataset.levels - 1}; save its own levels, or floats in [-1, 1]"

@@ -48,6 +48,8 @@ class Manifest(BaseModel):
         seeds: sampling seeds, empty if unknown.
         versions: of the packages that computed it.
         deviations: what differs from the protocol; with any, the scores are not figures under it.
+        notes: what of the samples' files was chosen, passed over, converted or assumed.
+        doubts: what about samples or scores cannot be as it should.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +69,8 @@ class Manifest(BaseModel):
     seeds: tuple[int, ...]
     versions: dict[str, str]
     deviations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def versions() -> dict[str, str]:

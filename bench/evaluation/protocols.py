@@ -67,6 +67,8 @@ class Protocol(BaseModel):
 
     def quantised(self, images: Tensor, dataset: Dataset) -> Tensor:
         """Turn images in [-1, 1] into grey levels, uint8, as the protocol does it."""
+        if images.element_size() < 4:  # half precisions have no steps as fine as grey levels
+            images = images.float()
         if self.quantise != "truncate":
             return dataset.quantise(images)
         top = dataset.levels - 1

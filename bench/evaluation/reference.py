@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +15,10 @@ from torch import Tensor
 from tractbench.config.identity import SCORING_VERSION
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.evaluation.edm2_statistics import read_edm2
 from tractbench.evaluation.extractors.inception import DIMENSIONS, Features
 from tractbench.evaluation.frechet import Gaussian, RunningMoments
+from tractbench.io.archives import UNREADABLE, reason
 from tractbench.io.cache import cache_dir
 from tractbench.io.canonical import canonical
 from tractbench.io.files import known_sha256, write_atomic
@@ -26,6 +27,9 @@ from tractbench.progress import Progress
 
 BATCH = 50
 """Images that the network always runs on together, on any device: at other sizes it rounds differently."""
+
+NEGATIVE = 1e-4
+"""Eigenvalues may be below 0 by this share of the largest: those of sums in float32 are by some 1e-6."""
 
 KEPT = 50_000
 """Reference images whose features are kept, evenly spaced, for the metrics that compare single images."""
@@ -136,14 +140,19 @@ def statistics_sha256(path: Path) -> str:
 
 
 def import_reference(path: Path) -> Reference:
-    """Read statistics that others made: an npz file with ``mu`` ``[2048]`` and ``sigma`` ``[2048, 2048]``.
+    """Read statistics that others made: ``mu`` ``[2048]`` and ``sigma`` ``[2048, 2048]``.
+
+    An npz file, such as EDM's or guided-diffusion's, or a ``.pkl`` of EDM2's, of which nothing is executed.
 
     Raises:
         ConfigError: there is no such file.
         DamagedFileError: it holds something else.
     """
     statistics_sha256(path)  # says whether it is there
-    values = _read(path, ("mu", "sigma"), "give an npz file with mu and sigma")
+    if path.suffix.lower() == ".pkl":
+        values = _doubles(read_edm2(path))
+    else:
+        values = _read(path, ("mu", "sigma"), "give an npz file with mu and sigma")
     mean, covariance = values["mu"], values["sigma"]
     if mean.shape != (DIMENSIONS,) or covariance.shape != (DIMENSIONS, DIMENSIONS):
         raise DamagedFileError(
@@ -154,6 +163,12 @@ def import_reference(path: Path) -> Reference:
         raise DamagedFileError(f"{path}: mu or sigma is not finite; fetch or make it again")
     if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
         raise DamagedFileError(f"{path}: sigma is not symmetric; fetch or make it again")
+    spectrum = torch.linalg.eigvalsh((covariance + covariance.T) / 2)
+    if float(spectrum[0]) < -NEGATIVE * max(0.0, float(spectrum[-1])) or float(spectrum[-1]) <= 0:
+        raise DamagedFileError(
+            f"{path}: sigma is no covariance, its eigenvalues are from {float(spectrum[0]):.3g} to "
+            f"{float(spectrum[-1]):.3g}; fetch or make it again"
+        )
     return Reference(Gaussian(mean, covariance), None)
 
 
@@ -161,8 +176,13 @@ def _read(path: Path, names: tuple[str, ...], remedy: str) -> dict[str, Tensor]:
     """Read arrays of an npz file as float64; nothing in it is unpickled."""
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {name: file[name] for name in names}
-        return {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DamagedFileError(f"{path} holds no statistics ({reason}); {remedy}") from error
+            return _doubles({name: file[name] for name in names})
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path} holds no statistics ({reason(error)}); {remedy}") from error
+
+
+def _doubles(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> dict[str, Tensor]:
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise ValueError(f"{name} is {array.dtype}, not of real floats")
+    return {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
+from tractbench.io.archives import reason
 
 BATCH = 500
 """Images that are read together."""
@@ -17,8 +17,25 @@ BATCH = 500
 CHANNELS = {"L": 1, "RGB": 3}
 """Channels of the modes that samples may have, as Pillow calls them."""
 
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What is raised where a file of samples is damaged."""
+Layout = Literal["nchw", "nhwc"]
+Range = Literal["signed", "unit", "levels"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a user says where a file can be read in more than one way.
+
+    Attributes:
+        layout: order of an array's axes.
+        key: which array of a file with several.
+        values: what numbers stand for: ``signed`` floats in [-1, 1], ``unit`` floats in [0, 1], or grey ``levels``.
+        points: dimension of the points ``[N, D]`` that are awaited instead of images; None for images.
+    """
+
+    layout: Layout | None = None
+    key: str | None = None
+    values: Range | None = None
+    points: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,7 @@ class SampleSet:
         shape: (C, H, W).
         floats: whether they are floats in [-1, 1], to be quantised by the protocol, and not grey levels.
         read: yields them in batches ``[B, C, H, W]``, uint8 or floats, from the first one on at each call.
+        notes: what of the files was chosen, passed over, converted or assumed.
     """
 
     source: str
@@ -38,6 +56,7 @@ class SampleSet:
     shape: tuple[int, int, int]
     floats: bool
     read: Callable[[], Iterator[Tensor]]
+    notes: tuple[str, ...] = ()
 
 
 def format_shape(shape: tuple[int, ...]) -> str:
@@ -48,5 +67,4 @@ def format_shape(shape: tuple[int, ...]) -> str:
 
 def damaged(where: object, error: Exception) -> DamagedFileError:
     """Return the error of a file that cannot be read, in one line."""
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return DamagedFileError(f"{where} cannot be read ({reason}); make or fetch it again")
+    return DamagedFileError(f"{where} cannot be read ({reason(error)}); make or fetch it again")

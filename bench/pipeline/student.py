@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import io
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from tractbench.method import Method, Phase
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime, Stoppable
 from tractbench.progress import Progress
+from tractbench.results.locks import OWNER, held
 from tractbench.results.record import DistillationError, Training
-from tractbench.results.store import CHECKPOINT, LOSSES, STUDENT, Store
+from tractbench.results.store import CHECKPOINT, LOSSES, LOSSES_HASH, STUDENT, Store
 from tractbench.seeds import generator
 from tractbench.teachers.load import Teacher, new_denoiser
 from tractbench.training.checkpoints import Checkpoints
@@ -109,11 +111,18 @@ def make_student(
     def there() -> bool:
         return group.from_main(lambda: not runtime.force and (folder / STUDENT).is_file())
 
-    if there():
+    def abandoned() -> bool:
+        """Whether who trained it was killed before its checkpoints were removed."""
+        left = bool(Checkpoints(folder, cell.student, CHECKPOINT).files()) or (folder / OWNER).exists()
+        return left and not held(folder)
+
+    if there() and not group.from_main(abandoned):
         return _found(cell, teacher, ends, folder, name, progress, runtime)
     lock = store.lock_student(cell.student, name, progress.message, runtime.stop) if group.is_main else nullcontext()
     with lock:
         if there():
+            if group.is_main:
+                Checkpoints(folder, cell.student, CHECKPOINT).clear()
             return _found(cell, teacher, ends, folder, name, progress, runtime)
         return _trained(cell, teacher, ends, folder, name, progress, runtime)
 
@@ -222,14 +231,16 @@ def _keep(
     runtime: Runtime,
 ) -> None:
     """Write a trained student and its loss curve; what it was trained from is not needed any more."""
+    losses = loss_table(distilled.losses)
     for_others = {"reused_from": name, "environment": runtime.lineage()}
     header = {
         "student": cell.student,
         "training": training.model_dump(mode="json") | for_others,
         "distillation_errors": [error.model_dump() for error in errors],
         "scoring_version": SCORING_VERSION,
+        LOSSES_HASH: hashlib.sha256(losses.encode()).hexdigest(),
     }
-    write_atomic(folder / LOSSES, loss_table(distilled.losses))
+    write_atomic(folder / LOSSES, losses)
     save_tensors(folder / STUDENT, distilled.student.state_dict(), header)
     for prefix in (CHECKPOINT, f"forced-{CHECKPOINT}"):
         Checkpoints(folder, cell.student, prefix).clear()

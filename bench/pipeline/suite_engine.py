@@ -211,7 +211,7 @@ def read_slurm(path: Path | None, flags: Mapping[str, object]) -> SlurmSettings:
     table: object = {}
     try:
         if path:
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("slurm")
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("slurm")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

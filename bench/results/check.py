@@ -15,7 +15,7 @@ from tractbench.results.index import INDEX
 from tractbench.results.locks import exclusive, held
 from tractbench.results.migrate import NewerRecordError
 from tractbench.results.record import Record, counting
-from tractbench.results.store import FORMAT, STUDENT, STUDENTS, Store, student_file
+from tractbench.results.store import CELLS, CHECKPOINT, FORMAT, STUDENT, STUDENTS, Store, student_file
 from tractbench.results.upgrade import upgrade
 
 DAMAGED = "damaged"
@@ -23,7 +23,7 @@ DAMAGED = "damaged"
 
 Kind = Literal[
     "old format", "damaged record", "newer record", "no record", "repeated run", "damaged student", "missing student",
-    "stale index", "leftover",
+    "stale index", "leftover", "unfinished",
 ]  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def check(store: Store, progress: Progress, read_students: bool = True) -> list[
     if not store.index_is_current():
         found.append(Problem("stale index", INDEX, "it differs from the folders; the next reading renews it"))
     found += [Problem("leftover", _inside(store, path), "half-written by a process that died") for path in _left(store)]
+    found += _checkpoints(store)
     return found
 
 
@@ -106,13 +107,14 @@ def _repeated(records: list[Record]) -> Iterator[Problem]:
 
 
 def _students(store: Store, progress: Progress) -> Iterator[Problem]:
-    """Read all weights; a folder that somebody trains in now is passed over."""
-    files = [path for path in sorted((store.root / STUDENTS).glob(f"*/{STUDENT}")) if not held(path.parent)]
+    """Read all weights, those that a cell keeps for itself too; a folder that somebody is in now is passed over."""
+    files = [path for room in (STUDENTS, CELLS) for path in sorted((store.root / room).glob(f"*/{STUDENT}"))]
+    files = [path for path in files if not held(path.parent)]
     with progress.task("reading students", len(files), "student") as task:
         for path in files:
             try:
                 _, header = load_tensors(path, "run again with --force what needs it")
-                if header.get("student") != path.parent.name:
+                if header.get("student") != path.parent.name and path.parent.parent.name == STUDENTS:
                     raise DamagedFileError(f"{path} is another student, {str(header.get('student'))[:8]}")
             except DamagedFileError as error:
                 yield Problem("damaged student", _inside(store, path), str(error))
@@ -135,6 +137,19 @@ def _left(store: Store) -> Iterator[Path]:
         left = sorted(folder.glob(".*.tmp"))
         if left and not held(folder):
             yield from left
+
+
+def _checkpoints(store: Store) -> Iterator[Problem]:
+    """Find checkpoints beside a finished student, where nobody trains: its own, or of training it again by --force."""
+    for student in sorted((store.root / STUDENTS).glob(f"*/{STUDENT}")):
+        left = sorted(student.parent.glob(f"*{CHECKPOINT}-*.safetensors"))
+        if left and not held(student.parent):
+            for path in left:
+                if path.name.startswith(CHECKPOINT):
+                    yield Problem("leftover", _inside(store, path), "its student is finished")
+                else:
+                    text = "a run with --force was stopped; the same command goes on, deleting it gives it up"
+                    yield Problem("unfinished", _inside(store, path), text)
 
 
 def _set_aside(store: Store, path: Path, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,17 +49,20 @@ class Index:
         self._lock = root / INDEX_LOCK
 
     def read(self) -> Indexed:
-        """Return what it holds; a torn, foreign or repeated line makes it untidy."""
+        """Return what it holds; a torn, changed, foreign or repeated line makes it untidy."""
         try:
             content = self.path.read_bytes()
         except OSError:
             return Indexed({}, untidy=False)
-        lines = [line for line in content.removeprefix(BOM).split(b"\n") if line.strip()]
+        lines = [line.strip() for line in content.removeprefix(BOM).split(b"\n") if line.strip()]
         entries: dict[str, Entry] = {}
         with without_collection():
             for line in lines:
+                body, seal = line[:-_TAIL], line[-_TAIL:]
+                if seal != _seal(body):
+                    continue
                 try:
-                    entry = Entry.model_validate_json(line)
+                    entry = Entry.model_validate_json(body + b"}")
                 except ValidationError:
                     continue
                 entries[entry.folder] = entry
@@ -83,7 +87,16 @@ class Index:
 
 
 def _line(entry: Entry) -> bytes:
-    return entry.model_dump_json().encode() + b"\n"
+    body = entry.model_dump_json().encode()[:-1]
+    return body + _seal(body) + b"\n"
+
+
+def _seal(body: bytes) -> bytes:
+    """Return the end of a line's JSON object: the hash of what is before it, of bytes, as there may be many lines."""
+    return b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+_TAIL = len(_seal(b""))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pydantic import ValidationError
 
 from tractbench.errors import DamagedFileError, StoreError
+from tractbench.io.seals import BrokenSealError, unsealed
 from tractbench.results.record import VERSION, Record
 
 BOM = b"\xef\xbb\xbf"
@@ -26,23 +27,22 @@ def parse_record(text: bytes, where: object) -> Record:
         where: what to call it in an error.
 
     Raises:
-        DamagedFileError: it is no record.
+        DamagedFileError: it is no record, or not as it was written.
         NewerRecordError: its version is newer than any known here.
     """
-    text = text.removeprefix(BOM)
     try:
-        return Record.model_validate_json(text)
-    except ValidationError as error:
-        first = error
-    try:
-        raw = json.loads(text)
-        if not isinstance(raw, dict) or raw.get("version") == VERSION:
-            raise _damaged(where, first)
+        raw = json.loads(text.removeprefix(BOM))
+        if not isinstance(raw, dict):
+            raise ValueError("no object")
+        if raw.get("version") == VERSION:
+            return Record.model_validate(unsealed(raw))
         return Record.model_validate(migrate(raw))
     except ValidationError as error:
         raise _damaged(where, error) from error
     except NewerRecordError as error:
         raise NewerRecordError(f"{where} {error}") from error
+    except BrokenSealError as error:
+        raise DamagedFileError(f"{where} is damaged ({error})") from error
     except (ValueError, KeyError, RecursionError) as error:
         raise DamagedFileError(f"{where} is damaged (not a record)") from error
 
@@ -60,6 +60,7 @@ def migrate(raw: Mapping[str, object]) -> dict[str, object]:
         raise ValueError(f"version {version!r}")
     if version > VERSION:
         raise NewerRecordError(f"(version {version}) was written by a newer tractbench; upgrade")
+    record = unsealed(record)
     for number in range(version, VERSION):
         record = STEPS[number](record)
     return record

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tractbench.errors import DamagedFileError
 from tractbench.io.canonical import canonical
 from tractbench.io.files import write_atomic
+from tractbench.io.seals import BrokenSealError, sealed, unsealed
+from tractbench.results.migrate import BOM
 
 PLANS = "plans"
 
@@ -80,8 +83,13 @@ def register(root: Path, plan: Plan) -> Registered:
         return _read(path)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     registered = Registered(sha256=plan.sha256, registered=now, plan=plan)
-    write_atomic(path, registered.model_dump_json(indent=2) + "\n")
+    write_atomic(path, registered_text(registered))
     return registered
+
+
+def registered_text(registered: Registered) -> str:
+    """Return the text of a registered plan's file."""
+    return json.dumps(sealed(registered.model_dump(mode="json")), indent=2) + "\n"
 
 
 def registered_plans(root: Path) -> tuple[list[Registered], list[str]]:
@@ -97,8 +105,13 @@ def registered_plans(root: Path) -> tuple[list[Registered], list[str]]:
 
 def _read(path: Path) -> Registered:
     try:
-        found = Registered.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        written = json.loads(path.read_bytes().removeprefix(BOM))
+        if not isinstance(written, dict):
+            raise ValueError("no object")
+        found = Registered.model_validate(unsealed(written))
+    except BrokenSealError as error:
+        raise DamagedFileError(f"{path} was changed after it was registered; restore or remove it") from error
+    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         raise DamagedFileError(f"{path} is no registered plan; remove it") from error
     if found.plan.sha256 != found.sha256:
         raise DamagedFileError(f"{path} was changed after it was registered; restore or remove it")

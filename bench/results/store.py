@@ -13,6 +13,7 @@ from pathlib import Path
 from tractbench.config.fields import RunConfig
 from tractbench.errors import DamagedFileError, StoreError, TractbenchError
 from tractbench.io.files import write_atomic
+from tractbench.io.seals import sealed
 from tractbench.results.format1 import read_table, run_folders
 from tractbench.results.index import Entry, Index, without_collection
 from tractbench.results.locks import exclusive, in_turn
@@ -39,6 +40,8 @@ STUDENT = "student.safetensors"
 CHECKPOINT = "checkpoint"
 """What the names of checkpoints begin with."""
 LOSSES = "loss.csv"
+LOSSES_HASH = "losses_sha256"
+"""Where the header of a student's weights has the hash of its loss curve."""
 
 
 class Store:
@@ -148,7 +151,7 @@ class Store:
         if record.status != "done" and before is not None and before.status == "done":
             self.log(folder, f"{record.status}: {record.reason}; the earlier result stays")
             return
-        write_atomic(folder / RECORD, record.model_dump_json(indent=2) + "\n")
+        write_atomic(folder / RECORD, json.dumps(sealed(json.loads(record.model_dump_json())), indent=2) + "\n")
         self._index.append(_entry(record, (folder / RECORD).stat()))
 
     def log(self, folder: Path, text: str) -> None:

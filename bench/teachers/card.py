@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,9 @@ SHIPPED = Path(__file__).parent / "cards" / "shipped"
 
 PUBLISHED = Path(__file__).parent / "cards" / "published"
 """Cards of weights that others publish."""
+
+SEALED = "# sha256 of the values above: "
+"""Begins the last line of a card that this package wrote."""
 
 
 class Card(BaseModel):
@@ -69,6 +72,7 @@ class Origin(BaseModel):
         format: what kind of file it was.
         published: name of the published teacher it was taken for, if any.
         fid: the FID its authors report, and where.
+        taken: which of several weights in the file were taken.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +83,7 @@ class Origin(BaseModel):
     published: str | None = None
     fid: float | None = None
     fid_source: str | None = None
+    taken: str | None = None
 
 
 class TeacherCard(Card):
@@ -112,6 +117,7 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
 
     Raises:
         ConfigError: there is no such card, or it is not a card of this kind.
+        DamagedFileError: it is not as this package wrote it.
     """
     path = Path(name_or_path) if name_or_path.endswith(".toml") else _card_path(name_or_path)
     try:
@@ -127,7 +133,19 @@ def read_card(name_or_path: str, kind: type[AnyCard]) -> tuple[AnyCard, Path]:
 @lru_cache(maxsize=256)
 def _parsed(path: Path, kind: type[AnyCard], *_stamp: int) -> AnyCard:
     """Read a card, once while its file stays as it is."""
-    return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    text = path.read_text(encoding="utf-8-sig")
+    values = tomllib.loads(text)
+    _, mark, sha256 = text.rpartition(SEALED)
+    if mark and sha256.strip() != _values_sha256(values):
+        raise DamagedFileError(
+            f"{path} is not as it was written; make it again, or delete its last line if you changed it yourself"
+        )
+    return kind.model_validate(values)
+
+
+def _values_sha256(values: Mapping[str, object]) -> str:
+    """Return the hash of a card's values; line ends, blank lines and the order of keys are no part of it."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _card_path(name: str) -> Path:
@@ -240,8 +258,9 @@ def write_card(kind: type[AnyCard], folder: Path, trained: nn.Module, **fields: 
 
 
 def to_toml(card: BaseModel) -> str:
-    """Return a card as TOML text, without the fields that have their default."""
-    return "".join(f"{key} = {_toml(value)}\n" for key, value in card.model_dump(exclude_defaults=True).items())
+    """Return a card as TOML text, without the fields that have their default, and with the text's hash."""
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in card.model_dump(exclude_defaults=True).items())
+    return f"{text}{SEALED}{_values_sha256(tomllib.loads(text))}\n"
 
 
 def _toml(value: object) -> str:

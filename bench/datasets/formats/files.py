@@ -14,6 +14,7 @@ from tractbench.datasets.formats.prepared import (
     Manifest,
     Source,
     Split,
+    check_split,
     folder_of,
     open_split,
     prepare_split,
@@ -59,6 +60,10 @@ class FileDataset(Dataset):
     def sources(self, path: Path) -> Mapping[str, Source]:
         """Return the splits that the files at a path hold."""
         raise NotImplementedError
+
+    def outdated(self, manifest: Manifest) -> str | None:
+        """Return how prepared images differ from what the name says, None if they do not."""
+        return None
 
     def deviation(self, path: Path) -> str | None:
         """Return how files differ from the published ones, None if they do not or nobody can tell."""
@@ -132,10 +137,17 @@ class FileDataset(Dataset):
                 f"data set '{self.name}' has no {split} images here; tractbench data prepare {self.name} {files}"
                 + f", or take what is here: {here}" * bool(here)
             )
+        if (reason := self.outdated(found if isinstance(found, Manifest) else found.manifest)) is not None:
+            raise ConfigError(f"data set '{self.name}': {reason}")
         return found
 
     def _split(self, split: str) -> Split:
         return self._here(open_split(self.data_name, split), split)
+
+    @cached_property
+    def _checked_train(self) -> Split:
+        check_split(self._train)
+        return self._train
 
     @cached_property
     def _manifest(self) -> Manifest:
@@ -149,17 +161,23 @@ class FileDataset(Dataset):
     @cached_property
     def train(self) -> Tensor:
         """Training images ``[N, C, H, W]``, uint8, mapped from disk."""
-        return self._train.images
+        return self._checked_train.images
 
     @property
     def train_labels(self) -> Tensor | None:
         """Classes of the training images ``[N]``, None if runs are not conditional."""
-        return self._train.labels if self.classes else None
+        if not self.classes:
+            return None
+        if not self._manifest.labelled:
+            raise ConfigError(f"data set '{self.name}' was prepared from files without labels; prepare it from others")
+        return self._checked_train.labels
 
     @cached_property
     def held_out(self) -> Tensor:
         """Images that nothing is trained on, ``[N, C, H, W]``, uint8, mapped from disk."""
-        return self._split("held_out").images
+        found = self._split("held_out")
+        check_split(found)
+        return found.images
 
     @property
     def training_images(self) -> int:

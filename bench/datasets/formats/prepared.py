@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from tractbench.datasets.formats.half_made import HalfMade
 from tractbench.errors import ConfigError, DamagedFileError, StoreError
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_name, write_atomic
+from tractbench.io.seals import sealed, unsealed
 from tractbench.progress import Progress
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int32]]
@@ -42,12 +45,16 @@ class Source:
         read: yields the images from a given index on, in pieces.
         identity: changes whenever the files do (see :func:`stamp`); a half-made conversion is only continued from the
             same files.
+        labelled: whether the files say the images' classes; labels are -1 where they do not.
+        notes: what of the files was passed over or assumed.
     """
 
     name: str
     count: int | None
     read: Callable[[int], Pieces]
     identity: str
+    labelled: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class Manifest(BaseModel):
@@ -62,6 +69,9 @@ class Manifest(BaseModel):
         sha256: of all pixels, then all labels (little-endian int32).
         deviation: how it differs from the published split; then it never stands for it.
         made_by: version of this package.
+        made_from: the source's identity; "" where an earlier release did not write it.
+        labelled: whether the images' classes are known.
+        notes: what of the files was passed over or assumed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +84,9 @@ class Manifest(BaseModel):
     sha256: str
     deviation: str | None = None
     made_by: str
+    made_from: str = ""
+    labelled: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +135,8 @@ def read_manifest(dataset: str, split: str) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        manifest = Manifest.model_validate(unsealed(json.loads(path.read_text(encoding="utf-8-sig"))))
+    except (OSError, ValueError, AttributeError) as error:  # a ValidationError is a ValueError
         raise DamagedFileError(f"{path} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
     if (manifest.dataset, manifest.split) != (dataset, split):
         raise DamagedFileError(f"{path} is of {manifest.dataset} {manifest.split}; {remedy}")
@@ -155,6 +168,24 @@ def open_split(dataset: str, split: str) -> Split | None:
     mapped = np.memmap(pixels, np.uint8, "c", shape=shape)  # copy on write: nobody writes, and torch asks for writable
     held = np.fromfile(labels, LABEL).astype(np.int64)
     return Split(manifest, torch.from_numpy(mapped), torch.from_numpy(held))
+
+
+def check_split(found: Split) -> None:
+    """Read a prepared split whole, once in a process while its files stay as they are.
+
+    Raises:
+        DamagedFileError: it has another hash than its manifest.
+    """
+    dataset, split, sha256 = found.manifest.dataset, found.manifest.split, found.manifest.sha256
+    paths = _paths(dataset, split)[1:]
+    stamps = tuple((path.absolute(), s.st_size, s.st_mtime_ns, s.st_ino) for path in paths for s in (path.stat(),))
+    if _stamped_digest(paths, stamps) != sha256:
+        raise DamagedFileError(f"{paths[0]} or {paths[1].name} is not as it was prepared; {_remedy(dataset)}")
+
+
+@lru_cache(maxsize=16)
+def _stamped_digest(paths: tuple[Path, Path], _stamps: tuple[tuple[Path, int, int, int], ...]) -> str:
+    return _digest(paths, "hashing", Progress())
 
 
 def prepare_split(
@@ -196,8 +227,15 @@ def prepare_split(
         there = found.manifest.deviation
         if there and not allow_deviation:
             raise ConfigError(f"{dataset} {split} is here with a deviation: {there}; add --force to replace it")
+        if found.manifest.made_from != source.identity:
+            raise ConfigError(
+                f"{dataset} {split} is already prepared, from other files ({found.manifest.source}); add --force to "
+                "replace it by these, or leave it as it is"
+            )
         progress.message(f"{dataset} {split} is already prepared; --force converts it again")
         return found.manifest
+    for note in source.notes:
+        progress.message(f"{dataset} {split}: {note}")
     _check_count(dataset, split, source.count, expected, allow_deviation)
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
@@ -213,11 +251,14 @@ def prepare_split(
                 sha256=_digest((_part(pixels), _part(labels)), f"hashing {dataset} {split}", progress),
                 deviation="; ".join(filter(None, (deviation, wrong_count))) or None,
                 made_by=version("tractbench"),
+                made_from=source.identity,
+                labelled=source.labelled,
+                notes=source.notes,
             )
             manifest_path.unlink(missing_ok=True)
             _part(pixels).replace(pixels)
             _part(labels).replace(labels)
-            write_atomic(manifest_path, manifest.model_dump_json(indent=2) + "\n")
+            write_atomic(manifest_path, json.dumps(sealed(manifest.model_dump(mode="json")), indent=2) + "\n")
             _part(manifest_path).unlink(missing_ok=True)
     except Timeout as error:
         raise StoreError(f"{pixels.parent} is being prepared by another process; wait for it") from error
@@ -256,16 +297,20 @@ def _convert(
     description: str,
     progress: Progress,
 ) -> int:
-    """Append a source's images to the half-made files, from the first that is missing; return their number."""
+    """Append a source's images to the half-made files, from the first that is missing; return their number.
+
+    What is there is only continued if it has the hash that it was left with.
+    """
     state, part, label_part = _part(pixels.with_suffix(".json")), _part(pixels), _part(labels)
     size = int(np.prod(shape))
-    done = 0
-    if part.exists() and label_part.exists() and state.exists() and _identity(state) == source.identity:
-        done = min(part.stat().st_size // size, label_part.stat().st_size // LABEL.itemsize)
-    else:
-        write_atomic(state, json.dumps({"identity": source.identity}))
+    kept = HalfMade.read(state, source.identity, (part, size), (label_part, LABEL.itemsize))
+    if kept is None:
+        if state.exists() and part.exists() and part.stat().st_size:
+            progress.message(f"{part} is of other files or not as it was left; it is made from the start")
+        kept = HalfMade()
         part.write_bytes(b"")
         label_part.write_bytes(b"")
+    done = kept.images
     with part.open("r+b") as image_file, label_part.open("r+b") as label_file:
         image_file.truncate(done * size)
         label_file.truncate(done * LABEL.itemsize)
@@ -286,26 +331,22 @@ def _convert(
                         "fetch the files again"
                     )
                 wrong = np.flatnonzero((classes_of < 0) | (classes_of >= classes))
-                if len(wrong):
+                if len(wrong) and source.labelled:
                     index = done + int(wrong[0])
                     raise DamagedFileError(
                         f"{source.name}: image {index} has label {classes_of[wrong[0]]}, labels are 0 to {classes - 1}"
                     )
-                image_file.write(np.ascontiguousarray(images).tobytes())
-                label_file.write(classes_of.astype(LABEL).tobytes())
+                written = np.ascontiguousarray(images).tobytes(), classes_of.astype(LABEL).tobytes()
+                for file, content in zip((image_file, label_file), written, strict=True):
+                    file.write(content)
+                    file.flush()
                 done += len(images)
+                kept.add(len(images), *written)
+                kept.write(state, source.identity)
                 task.advance(len(images))
         for file in (image_file, label_file):
-            file.flush()
             os.fsync(file.fileno())
     return done
-
-
-def _identity(state: Path) -> object:
-    try:
-        return json.loads(state.read_text(encoding="utf-8")).get("identity")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def _digest(paths: tuple[Path, Path], description: str, progress: Progress) -> str:
