@@ -1,4 +1,4 @@
-"""From records to DataFrames: one row for each run, for each of its scores, or for each cell of a table."""
+"""From records to DataFrames: one row for each run, for each of its scores, or for runs that differ in seeds only."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import hashlib
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from tractbench.claims.table import Table
 from tractbench.config.fields import RunConfig
 from tractbench.config.numbers import format_budget
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, TractbenchError
 from tractbench.io.canonical import canonical
-from tractbench.reports.evidence import Evidence
-from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record, RecordedConfig
 from tractbench.results.statistics import spread
 from tractbench.results.store import Store
@@ -69,37 +66,6 @@ SCORE_COLUMNS = {
 }
 """Columns of :func:`score_frame`."""
 
-CELL_COLUMNS = {
-    "id": "table/row/nfe",
-    "label": "the row's label",
-    "nfe": "network evaluations of an image",
-    "tier": "evidence tier",
-    "protocol": "evaluation protocol",
-    "metric": "name of the score",
-    "published": "the published figure",
-    "published_std": "its standard deviation, as printed or assumed",
-    "published_aggregation": "mean, minimum or unknown",
-    "published_budget": "whether it was made at the cell's budget: same, other or unknown",
-    "published_source": "where it is published",
-    "published_note": "what its sources say otherwise",
-    "mean": "our mean over training seeds",
-    "training_std": "standard deviation over training seeds",
-    "sampling_std": "root mean square over training seeds of the standard deviation over sampling seeds",
-    "n": "training seeds",
-    "difference": "our mean minus the published figure",
-    "difference_low": "lower end of its 95% interval",
-    "difference_high": "upper end of its 95% interval",
-    "margin": "how far from the published figure a reproduction may be",
-    "verdict": "reproduced, contradicted, inconclusive, not run or budget differs; empty without a published figure",
-    "further_seeds": "training seeds that would decide an inconclusive verdict",
-    "budget": "training images over all phases",
-    "parameters": "parameters of the network that was run",
-    "published_parameters": "published number of parameters",
-    "training_hours": "mean wall time of training, in hours on one device",
-    "device": "what the runs were made on",
-}
-"""Columns of :func:`table_frame`."""
-
 
 def run_frame(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row for each record: settings, spendings, and each metric's mean and standard deviation."""
@@ -121,35 +87,6 @@ def score_frame(records: Sequence[Record]) -> pd.DataFrame:
             for seed, score in zip(record.config.sampling_seeds, metric.per_seed, strict=True):
                 rows.append(row | {"metric": name, "sampling_seed": seed, "score": score})
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
-
-
-def table_frame(
-    tables: Mapping[str, Table], evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]
-) -> pd.DataFrame:
-    """Return one row for each cell of the tables: the published figure, ours, and the verdict."""
-    rows = []
-    for table in tables.values():
-        for cell in table.cells.values():
-            found, verdict, published = evidence[cell.id], verdicts.get(cell.id), cell.published
-            spread = found.spread
-            low, high = (verdict.difference_95 if verdict else None) or (None, None)
-            hours = [record.training.seconds / 3600 for record in found.records]
-            values = (
-                cell.id, cell.row.label, cell.nfe, cell.tier, cell.protocol, cell.metric,
-                published.value if published else None, cell.error if published else None,
-                published.aggregation if published else "", published.budget if published else "",
-                table.sources[published.source] if published else "", published.note if published else "",
-                found.mean, found.training_std, spread.sampling if spread else None, len(found.quoted),
-                verdict.difference if verdict else None, low, high,
-                cell.margin if published else None, verdict.verdict if verdict else "",
-                verdict.further_seeds if verdict else None, cell.config.budget,
-                found.records[-1].parameters if found.records else None,
-                cell.row.parameters * 1e6 if cell.row.parameters else None,
-                statistics.fmean(hours) if hours else None,
-                "; ".join(sorted({str(record.environment.get("device", "cpu")) for record in found.records})),
-            )  # fmt: skip
-            rows.append(dict(zip(CELL_COLUMNS, values, strict=True)))
-    return pd.DataFrame(rows, columns=list(CELL_COLUMNS))
 
 
 def load_results(runs: str | Path = "runs", *, by: Literal["run", "score"] = "run") -> pd.DataFrame:

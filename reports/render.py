@@ -17,10 +17,11 @@ from tractbench.reports.chapters.chapter import Chapter
 from tractbench.reports.chapters.columns import cell_anchor
 from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Document
-from tractbench.reports.frames import run_frame, settings_text, table_frame
+from tractbench.reports.frames import run_frame, settings_text
 from tractbench.reports.safe_text import markdown_paragraph, markdown_text, spreadsheet_safe
 from tractbench.reports.sheet import Entry, Sheet, with_interval
 from tractbench.reports.stored_files import intact_losses, intact_picture
+from tractbench.reports.table_frame import table_frame
 from tractbench.reports.verdicts.verdict import Compared
 from tractbench.results.record import Record
 from tractbench.results.store import GRID, LOSSES, PICTURE, TEACHER_GRID, student_file

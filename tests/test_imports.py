@@ -13,6 +13,7 @@ LAYERS = [
     {"io"},
     {"diffusion", "nets"},
     {"method"},
+    {"consistency"},
     {"datasets"},
     {"registry"},
     {"config"},

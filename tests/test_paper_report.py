@@ -24,9 +24,10 @@ from tractbench.reports.chart import Chart, Mark
 from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.drawing import style
-from tractbench.reports.frames import CELL_COLUMNS, RUN_COLUMNS, SCORE_COLUMNS
+from tractbench.reports.frames import RUN_COLUMNS, SCORE_COLUMNS
 from tractbench.reports.render import render_html, render_markdown
 from tractbench.reports.sheet import Notes, Sheet, with_interval
+from tractbench.reports.table_frame import CELL_COLUMNS
 from tractbench.results.record import DistillationError
 from tractbench.results.store import Store
 

@@ -14,7 +14,7 @@ from tractbench.results.plans import register, registered_plans, registered_text
 from tractbench.results.store import Store
 
 SEEDS = tuple(range(6))
-PUBLISHED = 'published = { value = 3.0, error = 0.1, source = "us" }, margin = 0.5, margin_reason = "so"'
+PUBLISHED = 'published = { value = 3.0, error = 0.1, source = "us" }, margin = { share = 0.2, reason = "so" }'
 FIGURE = TINY.replace("cell = [{ nfe = 1 }, { nfe = 2 }]", f"cell = [{{ nfe = 1, {PUBLISHED} }}, {{ nfe = 2 }}]", 1)
 
 
@@ -77,7 +77,7 @@ def test_a_rule_that_was_changed_after_the_plan_rests_on_none(tractbench, store)
     asked = choice(FIGURE, seeds=SEEDS)
     sha = planned(store, asked)
     fill(store, asked, SEEDS)
-    tiny_folder(FIGURE.replace("margin = 0.5", "margin = 0.6"))
+    tiny_folder(FIGURE.replace("share = 0.2", "share = 0.3"))
     assert plans_of(tractbench, store) == {"tiny/ddim/1": None, "tiny/two-steps": sha}
 
 

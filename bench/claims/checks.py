@@ -79,12 +79,8 @@ def _check_figures(table: Table) -> None:
             raise ValueError(f"cell '{cell.ref}': a published figure needs a margin, its own or the table's")
         if cell.published and not cell.error:
             raise ValueError(f"cell '{cell.ref}': a figure without an error needs the table's unstated_error")
-    margins = [(table.margin, table.margin_reason, "margin")]
-    margins += [(data.margin, data.margin_reason, "margin") for row in table.rows for data in row.cells]
-    margins += [(table.unstated_error, table.unstated_error_reason, "unstated_error")]
-    for value, reason, key in margins:
-        if value and not reason:
-            raise ValueError(f"{key} {value}: it needs a {key}_reason")
+    if table.unstated_error and not table.unstated_error_reason:
+        raise ValueError(f"unstated_error {table.unstated_error}: it needs an unstated_error_reason")
 
 
 def _check_references(table: Table) -> None:
@@ -98,8 +94,10 @@ def _check_references(table: Table) -> None:
     for cell in table.cells.values():
         if cell.row.ablation and cell.ref not in placed:
             raise ValueError(f"row '{cell.row.id}': an ablation's cell '{cell.ref}' has to stand on an axis")
-        if cell.published:
-            _check_source(table, f"cell '{cell.ref}'", cell.published.source)
+    for row in table.rows:
+        for figure in (data.published for data in row.cells if data.published):
+            for one in (figure, *figure.others):
+                _check_source(table, f"row '{row.id}'", one.source)
     for claim in table.claims:
         place = f"claim '{claim.id}'"
         _check_source(table, place, claim.source)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from tractbench.claims.fields import CellRefs, Data, Id, Positive
+from tractbench.claims.fields import CellRefs, Data, Id, Looks, Positive
 from tractbench.claims.rows import Cell
 
 
@@ -19,6 +19,7 @@ class Claim(Data):
             lower than both of its ends; ``ordered``: scores fall along the axis; ``equal``: the logarithm of the ratio
             of ``left`` to ``right`` lies within +- ``margin``.
         margin: of ``equal`` only.
+        looks: numbers of shared training seeds at which it is decided; none for those of the table.
     """
 
     id: Id
@@ -29,6 +30,7 @@ class Claim(Data):
     axis: str | None = None
     margin: Positive | None = None
     margin_reason: str = ""
+    looks: Looks = ()
     source: str
     note: str = ""
 

@@ -7,17 +7,20 @@ from tractbench.claims.rows import Cell
 from tractbench.io.canonical import canonical
 
 
-def figure_rule(cell: Cell) -> str:
-    """Return what decides over a cell's published figure: value, error and margin; "" without one."""
+def figure_rule(cell: Cell, looks: tuple[int, ...] = ()) -> str:
+    """Return what decides over a cell's published figure: value, error, margin and looks; "" without one."""
     published = cell.published
-    return canonical([published.value, cell.error, cell.margin, published.budget]) if published else ""
+    if published is None:
+        return ""
+    return canonical([published.value, cell.error, cell.margin, published.budget, *([looks] if looks else [])])
 
 
-def claim_rule(claim: Claim, points: tuple[str, ...]) -> str:
+def claim_rule(claim: Claim, points: tuple[str, ...], looks: tuple[int, ...] = ()) -> str:
     """Return what decides over a claim.
 
     Args:
         claim: the claim.
         points: the cells of its axis, in order; none without an axis.
+        looks: numbers of training seeds at which it is decided, its own or its table's.
     """
-    return canonical([claim.test, claim.left, claim.right, points, claim.margin])
+    return canonical([claim.test, claim.left, claim.right, points, claim.margin, *([looks] if looks else [])])

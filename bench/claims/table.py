@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from tractbench.claims import checks
 from tractbench.claims.axes import Axis
 from tractbench.claims.claims import Claim, Comparison
-from tractbench.claims.fields import Data, Positive, Setting
+from tractbench.claims.fields import Data, Looks, Positive, Setting
+from tractbench.claims.margins import MarginData, Nearest
 from tractbench.claims.rows import Cell, Row
 from tractbench.config.fields import RunConfig
 from tractbench.config.numbers import Integers
@@ -26,7 +27,8 @@ class Table(Data):
         name: the file's name without ``.toml``.
         metric: the score that its figures are.
         training_seeds: of each cell.
-        margin: how far from a published figure a score may be that reproduces it, with its reason.
+        looks: numbers of training seeds at which figures and claims are decided; none for one look, at those there are.
+        margin: how far from a published figure a score may be that reproduces it, where its cell does not say.
         unstated_error: one standard deviation of figures printed without one, with its reason.
         settings: run settings of every cell.
         sources: what the keys of ``source`` stand for.
@@ -39,8 +41,8 @@ class Table(Data):
     protocol: str
     metric: str
     training_seeds: Integers = Field(min_length=1)
-    margin: Positive | None = None
-    margin_reason: str = ""
+    looks: Looks = ()
+    margin: MarginData | None = None
     unstated_error: Positive | None = None
     unstated_error_reason: str = ""
     settings: dict[str, Setting] = Field({})
@@ -51,12 +53,13 @@ class Table(Data):
 
     @cached_property
     def cells(self) -> Mapping[str, Cell]:
-        """Every cell by its ``row/nfe``, in the order of the file."""
+        """Every cell that can be run by its ``row/nfe``, in the order of the file."""
         head = {**self.settings, "dataset": self.dataset, "tier": self.tier, "protocol": self.protocol}
         cells: dict[str, Cell] = {}
-        for row in self.rows:
+        for row in (one for one in self.rows if not one.cannot):
             for data in row.cells:
                 published = data.published
+                margin = data.margin or self.margin
                 error = (published.error or self.unstated_error) if published else None
                 ref = f"{row.id}/{data.nfe}"
                 settings = {**head, **row.settings, **data.settings, "nfe": data.nfe}
@@ -70,7 +73,7 @@ class Table(Data):
                     config=_config(ref, settings),
                     published=published,
                     error=error or 0.0,
-                    margin=data.margin or self.margin,
+                    margin=margin.of(published.value) if margin and published else None,
                 )
         return cells
 
@@ -91,6 +94,28 @@ class Table(Data):
             return (tuple((chosen[0], other) for other in points if other is not chosen[0]),)
         ends = (points[0], points[-1])
         return tuple(tuple((inner, end) for end in ends) for inner in chosen or points[1:-1])
+
+    def nearest(self, cell: Cell) -> Nearest | None:
+        """Return the published figure nearest to a cell's, of another row at the same NFE; None without one."""
+        if cell.published is None:
+            return None
+        figure = cell.published.value
+        others = [
+            Nearest(row.label, data.published.value, abs(data.published.value - figure))
+            for row in self.rows
+            for data in row.cells
+            if row is not cell.row and data.nfe == cell.nfe and data.published and not row.data
+        ]
+        return min(others, key=lambda other: other.gap, default=None)
+
+    def looks_of(self, claim: Claim | None = None) -> tuple[int, ...]:
+        """Return the looks of a claim, of published figures for None."""
+        return (claim.looks if claim else ()) or self.looks
+
+    def first_seeds(self, number: int) -> tuple[int, ...]:
+        """Return so many training seeds in the order in which looks take them: those of the table, then the next."""
+        seeds = sorted(self.training_seeds)
+        return tuple([*seeds, *range(seeds[-1] + 1, seeds[-1] + 1 + number)][:number])
 
     @model_validator(mode="after")
     def _consistent(self) -> Table:

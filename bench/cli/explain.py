@@ -66,8 +66,9 @@ def explain(
         print(f"{found.id}: {verdict.verdict}\n  {found.text}\n  source: {found.source}")
         for pair in verdict.compared:
             ratio = "no shared seeds" if pair.ratio is None else f"ratio {pair.ratio:.4g}, n {pair.n}"
-            print(f"  {pair.left} over {pair.right}: {ratio}")
-        for note in (*verdict.notes, *([str(verdict.plan)] if verdict.plan else [])):
+            beside = pair.beside(verdict.verdict == "contradicted")
+            print(f"  {pair.left} over {pair.right}: {', '.join(filter(None, (ratio, beside)))}")
+        for note in filter(None, (str(verdict.looks or ""), *verdict.notes, str(verdict.plan or ""))):
             print(f"  {note}")
         _print_cells(found.cells)
     elif isinstance(found, TableLineage):
@@ -115,8 +116,8 @@ def _print_cell(cell: CellLineage) -> None:
         error = f" ± {cell.published.error:g}" if cell.published.error else ""
         print(f"  published   {cell.published.value:g}{error} ({cell.source})")
         ruling = f"verdict: {cell.verdict.verdict}" if cell.verdict else ""
-        planned = str(cell.verdict.plan or "") if cell.verdict else ""
-        for note in filter(None, (cell.published.note, ruling, planned)):
+        said = (str(cell.verdict.looks or ""), cell.verdict.wide, str(cell.verdict.plan or "")) if cell.verdict else ()
+        for note in filter(None, (cell.published.note, ruling, *said)):
             print(f"              {note}")
     if cell.mean is not None:
         training = "" if cell.training_std is None else f" ± {cell.training_std:.4g} over training seeds"

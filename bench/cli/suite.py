@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tractbench.cli.interrupts import interrupts
+from tractbench.cli.looks import make_until_decided, next_choice
 from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, parse_duration, with_plugins
 from tractbench.errors import ConfigError, choose
 
@@ -44,6 +46,10 @@ def suite(
     tier: Annotated[str | None, typer.Option(help="Another tier than the table's, such as smoke, to try it.")] = None,
     executor: Annotated[str, typer.Option(help="local or slurm.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Jobs at a time; 1, or 16 on a cluster.")] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Make look after look, of what is not decided."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what is missing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
     max_failures: Annotated[int | None, typer.Option(min=1, help="Begin nothing more after so many failures.")] = None,
@@ -74,6 +80,7 @@ def suite(
     Examples:
       tractbench suite --table digits --jobs 2
       tractbench suite --table digits --only 'row=tract-*' --only nfe=1 --seeds 0-4 --dry-run
+      tractbench suite --table digits --until-decided
       tractbench suite --table cifar10 --executor slurm --slurm cluster.toml --jobs 32
       tractbench suite --status
     """
@@ -86,10 +93,17 @@ def suite(
         print_status(suites(store), as_json)
         return 0
     choice = _choice(table, tables, only, seeds, tier)
+    if until_decided and (seeds or tier or register):
+        raise ConfigError("--until-decided takes seeds and tier from the tables' looks; leave out --seeds, --tier and "
+                          "--register")  # fmt: skip
     if register:
         return _register(choice, store, looks, as_json)
     if dry_run:
-        print_dry_run(choice, store, as_json)
+        following = next_choice(choice, tables, store)[1] if until_decided else choice
+        if following:
+            print_dry_run(following, store, as_json)
+        else:
+            print("no look is left: all is decided, or its last look was taken")
         return 0
     store.require_writable()
     kind = choose(executor, "executor", ("local", "slurm"))
@@ -112,6 +126,9 @@ def suite(
     every = parse_duration(checkpoint_every)
     chosen = device if kind == "slurm" else chosen_device(device)
     options = Options(count, 0.0, retry_failed, max_failures, chosen, every)
+    if until_decided:
+        make = partial(_make, store=store, options=options, engine=engine, as_json=as_json, quiet=quiet)
+        return make_until_decided(choice, tables, store, make, as_json)
     return _make(choice, store, options, engine, as_json, quiet)
 
 

@@ -35,8 +35,9 @@ def verify(
     within its margin, contradicted when the 95% interval lies outside. A
     claim is tested by paired t on the logarithm of scores over at least
     five shared training seeds, with Holm's correction over all claims of
-    its tier. Errors are held to 5% for a number of seeds fixed
-    beforehand, not for adding seeds until something is decided.
+    its tier. Errors are held to 5% for the looks that a table declares,
+    numbers of training seeds, however often one looks; without looks, for
+    a number of seeds fixed beforehand.
     Exit status: 0 if nothing is contradicted, else 1.
 
     Examples:
@@ -94,9 +95,16 @@ def _details(verdict: Verdict) -> list[str]:
     p = verdict.p_against if verdict.verdict == "contradicted" else verdict.p
     if p is not None:
         details.append(f"p {p:.2g}")
-    if verdict.further_seeds:
-        details.append(f"{verdict.further_seeds} more would decide")
+    if verdict.compared:
+        details.append(verdict.compared[0].beside(verdict.verdict == "contradicted"))
+    if verdict.mean is not None:
+        details.append(f"a minimum; mean {verdict.mean:.4g}")
+    if verdict.looks:
+        details.append(str(verdict.looks))
+    elif verdict.further_seeds:
+        details.append(f"{verdict.further_seeds} more would decide if planned beforehand")
+    details.append(verdict.wide)
     if verdict.plan:
         details.append(str(verdict.plan))
     details += [note for note in verdict.notes if note != verdict.verdict]
-    return details
+    return list(filter(None, details))

@@ -96,12 +96,13 @@ class SigmaDenoiser(nn.Module):
         self.process = process
         self.scheme = scheme or EDM()
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return x0 in the network's dtype."""
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, extra: Tensor | None = None) -> Tensor:
+        """Return x0 in the network's dtype; ``extra`` ``[B, E]`` is for the network's embedding of the noise level."""
         dtype = next(self.net.parameters()).dtype
         c = self.scheme.coefficients(self.process.sigma(t).to(dtype))
         x = x_t.to(dtype)
-        raw = self.net(per_sample(c.scale, x) * x, c.noise, labels)[:, : x.shape[1]]
+        more = {} if extra is None else {"extra": extra}
+        raw = self.net(per_sample(c.scale, x) * x, c.noise, labels, **more)[:, : x.shape[1]]
         x0: Tensor = per_sample(c.skip, x) * x + per_sample(c.out, x) * raw
         return x0
 

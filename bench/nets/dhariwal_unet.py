@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tractbench.nets import unet
+from tractbench.nets.embedding import with_extra
 from tractbench.nets.song_unet import Block
 from tractbench.nets.unet import Style, one_hot
 
@@ -50,6 +51,7 @@ class DhariwalUNet(nn.Module):
         self.encoder, self.decoder = unet.plan(size, width, multipliers, blocks, attention, stem=stem)
         self.width, self.classes, self.top = width, classes, f"{size}x{size}"
         self.map_augment = nn.Linear(augment, width, bias=False) if augment else None
+        self.embedding = embedding
         self.map_layer0 = nn.Linear(width, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
         self.map_label = nn.Linear(classes, embedding, bias=False) if classes else None
@@ -76,7 +78,9 @@ class DhariwalUNet(nn.Module):
 
         unet.initialise(self, draw)
 
-    def embed(self, noise_label: Tensor, labels: Tensor | None, augment: Tensor | None) -> Tensor:
+    def embed(
+        self, noise_label: Tensor, labels: Tensor | None, augment: Tensor | None, extra: Tensor | None = None
+    ) -> Tensor:
         """Return the activated embedding ``[B, E]``; the arguments are those of ``forward``."""
         raw = cosines_and_sines(noise_label, self.width)
         if self.map_augment is not None and augment is not None:
@@ -84,10 +88,16 @@ class DhariwalUNet(nn.Module):
         e = self.map_layer1(functional.silu(self.map_layer0(raw)))
         if self.map_label is not None:
             e = e + self.map_label(one_hot(labels, self.classes, raw))
-        return functional.silu(e)
+        return functional.silu(with_extra(e, extra))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None, *, augment: Tensor | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        labels: Tensor | None = None,
+        *,
+        augment: Tensor | None = None,
+        extra: Tensor | None = None,
     ) -> Tensor:
         """Return the raw prediction ``[B, outputs, H, W]``.
 
@@ -96,8 +106,9 @@ class DhariwalUNet(nn.Module):
             noise_label: the preconditioning's c_noise, ``[B]`` or ``[1]``.
             labels: class indices ``[B]``; without them the one-hot label is zero.
             augment: augmentation vectors ``[B, augment]``; without them they are zero.
+            extra: added to the embedding before its last activation, ``[B, embedding]``.
         """
-        e = self.embed(noise_label, labels, augment)
+        e = self.embed(noise_label, labels, augment, extra)
         features = unet.encode(self.enc[f"{self.top}_conv"](x), e, [self.enc[step.name] for step in self.encoder])
         h = unet.decode(features, e, self.decoder, [self.dec[step.name] for step in self.decoder])
         out: Tensor = self.out_conv(functional.silu(self.out_norm(h)))

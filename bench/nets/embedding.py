@@ -5,7 +5,24 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def with_extra(embedding: Tensor, extra: Tensor | None) -> Tensor:
+    """Return an embedding ``[B, E]`` of the noise level with a caller's own added, such as that of a second time."""
+    return embedding if extra is None else embedding + extra
+
+
+def embedding_width(network: nn.Module) -> int:
+    """Return the width E of the embedding ``extra`` ``[B, E]`` that a network takes beside its noise level.
+
+    Raises:
+        TypeError: it takes none.
+    """
+    width = getattr(network, "embedding", None)
+    if not isinstance(width, int):
+        raise TypeError(f"{type(network).__name__} takes no embedding beside that of its noise level")
+    return width
 
 
 def log_snr_to_unit(log_snr: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tractbench.nets import unet
-from tractbench.nets.embedding import log_snr_to_unit, sinusoidal
+from tractbench.nets.embedding import log_snr_to_unit, sinusoidal, with_extra
 from tractbench.nets.unet import Attention, Residual, Step, Style, one_hot
 
 
@@ -94,7 +94,7 @@ class GoogleUNet(nn.Module):
 
         encoder, decoder = unet.plan(size, width, multipliers, blocks, attention, stem=width)
         self.decoder = decoder
-        self.width, self.classes = width, classes
+        self.width, self.classes, self.embedding = width, classes, embedding
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.class_emb = nn.Linear(classes, embedding) if classes else None
         self.down = nn.ModuleList([nn.Conv2d(channels, width, 3, padding=1), *map(block, encoder)])
@@ -117,19 +117,23 @@ class GoogleUNet(nn.Module):
 
         unet.initialise(self, draw)
 
-    def forward(self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None, *, extra: Tensor | None = None
+    ) -> Tensor:
         """Return the prediction ``[B, outputs, H, W]``.
 
         Args:
             x: noisy images ``[B, C, H, W]``.
             noise_label: logSNR, ``[B]`` or ``[1]``.
             labels: class indices ``[B]``; a conditional network knows no missing label.
+            extra: added to the embedding of the noise level, ``[B, embedding]``.
         """
         e = self.time(sinusoidal(1000 * log_snr_to_unit(noise_label), self.width))
         if self.class_emb is not None:
             if labels is None:
                 raise ValueError("a class-conditional network needs labels")
             e = e + self.class_emb(one_hot(labels, self.classes, x))
+        e = with_extra(e, extra)
         features = unet.encode(self.down[0](x), e, list(self.down)[1:])
         out: Tensor = self.out(unet.decode(features, e, self.decoder, [*self.mid, *self.up]))
         return out

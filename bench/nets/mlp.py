@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tractbench.nets.embedding import log_snr_to_unit, sinusoidal
+from tractbench.nets.embedding import log_snr_to_unit, sinusoidal, with_extra
 
 
 class MLPBlock(nn.Module):
@@ -72,15 +72,20 @@ class MLP(nn.Module):
                     fan_in = 1 if name.startswith("label") else parameter.shape[1]
                     parameter.normal_(std=fan_in**-0.5, generator=generator)
 
-    def forward(self, x: Tensor, noise_level: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the prediction for ``x`` ``[B, C, H, W]`` at ``noise_level`` ``[B]``, same shape as ``x``."""
+    def forward(
+        self, x: Tensor, noise_level: Tensor, labels: Tensor | None = None, *, extra: Tensor | None = None
+    ) -> Tensor:
+        """Return the prediction for ``x`` ``[B, C, H, W]`` at ``noise_level`` ``[B]``, same shape as ``x``.
+
+        ``extra`` ``[B, embedding]`` is added to the embedding of the noise level.
+        """
         log_snr = -8 * noise_level if self.c_noise else noise_level  # c_noise = ln(sigma) / 4, logSNR = -2 ln(sigma)
         e = self.time(sinusoidal(1000 * log_snr_to_unit(log_snr), self.embedding))
         if self.label is not None:
             if labels is None:
                 raise ValueError("a class-conditional network needs labels")
             e = e + self.label(labels)
-        e = nn.functional.silu(e)
+        e = nn.functional.silu(with_extra(e, extra))
         h = self.input(x.flatten(1))
         for block in self.blocks:
             h = block(h, e)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tractbench.nets import unet
+from tractbench.nets.embedding import with_extra
 from tractbench.nets.unet import Attention, FusedDownConv, Residual, Step, Style, one_hot
 
 
@@ -114,6 +115,7 @@ class SongUNet(nn.Module):
         self.map_noise = Fourier(noise_width) if fourier else Positional(noise_width)
         self.map_label = nn.Linear(classes, noise_width) if classes else None
         self.map_augment = nn.Linear(augment, noise_width, bias=False) if augment else None
+        self.embedding = embedding
         self.map_layer0 = nn.Linear(noise_width, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
 
@@ -144,17 +146,25 @@ class SongUNet(nn.Module):
         if isinstance(self.map_noise, Fourier):
             self.map_noise.freqs.normal_(generator=generator).mul_(16)
 
-    def embed(self, noise_label: Tensor, labels: Tensor | None, augment: Tensor | None) -> Tensor:
+    def embed(
+        self, noise_label: Tensor, labels: Tensor | None, augment: Tensor | None, extra: Tensor | None = None
+    ) -> Tensor:
         """Return the activated embedding ``[B, E]``; the arguments are those of ``forward``."""
         e = self.map_noise(noise_label)
         if self.map_label is not None:
             e = e + self.map_label(one_hot(labels, self.classes, e) * math.sqrt(self.classes))
         if self.map_augment is not None and augment is not None:
             e = e + self.map_augment(augment)
-        return functional.silu(self.map_layer1(functional.silu(self.map_layer0(e))))
+        return functional.silu(with_extra(self.map_layer1(functional.silu(self.map_layer0(e))), extra))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, labels: Tensor | None = None, *, augment: Tensor | None = None
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        labels: Tensor | None = None,
+        *,
+        augment: Tensor | None = None,
+        extra: Tensor | None = None,
     ) -> Tensor:
         """Return the raw prediction ``[B, C, H, W]``.
 
@@ -163,8 +173,9 @@ class SongUNet(nn.Module):
             noise_label: the preconditioning's c_noise, ``[B]`` or ``[1]``.
             labels: class indices ``[B]``; without them the one-hot label is zero.
             augment: augmentation vectors ``[B, augment]``; without them they are zero.
+            extra: added to the embedding before its last activation, ``[B, embedding]``.
         """
-        e = self.embed(noise_label, labels, augment)
+        e = self.embed(noise_label, labels, augment, extra)
         h, reduced = self.enc[f"{self.top}_conv"](x), x
         features = [h]
         for step in self.encoder:

@@ -96,15 +96,19 @@ class Choice:
         only: ``key=pattern`` of :data:`KEYS`: of one key any, of several keys all have to fit.
         seeds: training seeds; None for those that each table asks for.
         tier: instead of the tables' own; what that tier says of its own of budgets and samples then holds.
+        cells: training seeds by ``table/row/nfe``, instead of ``seeds``: no other cell is made; None for all cells.
     """
 
     tables: tuple[Table, ...]
     only: tuple[str, ...] = ()
     seeds: tuple[int, ...] | None = None
     tier: str | None = None
+    cells: Mapping[str, tuple[int, ...]] | None = None
 
-    def training_seeds(self, table: Table) -> tuple[int, ...]:
-        """Return the training seeds of a table's cells."""
+    def training_seeds(self, table: Table, cell: TableCell | None = None) -> tuple[int, ...]:
+        """Return the training seeds of a table's cells, of one of them if it is given."""
+        if cell and self.cells is not None:
+            return self.cells.get(cell.id, ())
         return table.training_seeds if self.seeds is None else self.seeds
 
 
@@ -117,8 +121,11 @@ def wanted_cells(choice: Choice) -> tuple[list[Wanted], list[Unmet]]:
     found: dict[str, Wanted] = {}
     unmet: list[Unmet] = []
     for table, one in chosen_cells(choice):
+        seeds = choice.training_seeds(table, one)
+        if not seeds:
+            continue
         config, method, dataset = resolve(_settings(one, choice.tier))
-        seeds = choice.training_seeds(table) if method.trains else (0,)
+        seeds = seeds if method.trains else (0,)
         for seed in seeds:
             try:
                 cell = identify(config.model_copy(update={"seed": seed}), method, dataset)

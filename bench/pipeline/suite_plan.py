@@ -16,7 +16,8 @@ def make_plans(choice: Choice, looks: Sequence[int] = ()) -> list[Plan]:
 
     Args:
         choice: the runs.
-        looks: numbers of training seeds at which verdicts will be read; none for one look, at all of them.
+        looks: numbers of training seeds at which verdicts will be read; none for those that the table declares among
+            its seeds. All of the seeds are always one.
 
     Raises:
         ConfigError: runs cannot be named here, or a look is not among the seeds.
@@ -30,7 +31,8 @@ def make_plans(choice: Choice, looks: Sequence[int] = ()) -> list[Plan]:
 
 
 def _plan(table: Table, seeds: tuple[int, ...], wanted: Sequence[Wanted], looks: tuple[int, ...]) -> Plan:
-    looks = tuple(sorted({*looks, len(seeds)}))
+    declared = {look for claim in (None, *table.claims) for look in table.looks_of(claim) if look <= len(seeds)}
+    looks = tuple(sorted({*(looks or declared), len(seeds)}))
     if looks[0] < 1 or looks[-1] > len(seeds):
         raise ConfigError(f"looks {','.join(map(str, looks))}: give numbers of training seeds from 1 to {len(seeds)}")
     cells: dict[str, dict[int, str]] = {}
@@ -46,6 +48,8 @@ def _plan(table: Table, seeds: tuple[int, ...], wanted: Sequence[Wanted], looks:
         metric=table.metric,
         seeds=seeds,
         looks=looks,
-        cells={ref: PlannedCell(runs=runs, rule=figure_rule(table.cells[ref])) for ref, runs in cells.items()},
-        claims={claim.id: claim_rule(claim, table.points(claim.axis)) for claim in table.claims},
+        cells={
+            ref: PlannedCell(runs=runs, rule=figure_rule(table.cells[ref], table.looks)) for ref, runs in cells.items()
+        },
+        claims={c.id: claim_rule(c, table.points(c.axis), table.looks_of(c)) for c in table.claims},
     )

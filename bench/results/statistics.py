@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -150,22 +150,32 @@ class PValues:
     fails: float
 
     def decide(self, alpha: float = ALPHA) -> Decision:
-        """Return what the p values say at a level."""
-        if self.holds <= alpha:
-            return "reproduced"
-        return "contradicted" if self.fails <= alpha else "inconclusive"
+        """Return what the p values say at a level; after several looks both may speak, and the smaller decides."""
+        if min(self.holds, self.fails) > alpha:
+            return "inconclusive"
+        return "reproduced" if self.holds <= self.fails else "contradicted"
 
 
 NONE = PValues(1.0, 1.0)
 """No evidence either way."""
 
 
-def lower(differences: Difference | None) -> PValues:
+class Tested(Protocol):
+    """A difference with one-sided p values: a :class:`Difference`, or one that was looked at several times."""
+
+    def p_below(self, bound: float) -> float:
+        """Return the p value for a difference below ``bound``."""
+
+    def p_above(self, bound: float) -> float:
+        """Return the p value for a difference above ``bound``."""
+
+
+def lower(differences: Tested | None) -> PValues:
     """Test that paired differences have a mean below 0, against above 0."""
     return PValues(differences.p_below(0.0), differences.p_above(0.0)) if differences else NONE
 
 
-def equivalent(found: Difference | None, margin: float) -> PValues:
+def equivalent(found: Tested | None, margin: float) -> PValues:
     """Test that a difference lies within +- ``margin``, against outside of it.
 
     At level 0.05 it holds when the 90% interval lies inside the margin, and fails when the 95% interval lies wholly

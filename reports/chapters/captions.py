@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tractbench.claims.axes import Axis
 from tractbench.claims.rows import Cell
@@ -10,7 +10,7 @@ from tractbench.evaluation.protocols import load_protocol
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.overview import gloss
 from tractbench.reports.verdicts.verdict import Verdict
-from tractbench.results.statistics import MAX_SEEDS, POWER
+from tractbench.results.statistics import ALPHA, MAX_SEEDS, POWER
 
 
 def intro(subject: Subject) -> str:
@@ -58,8 +58,8 @@ def rules(subject: Subject) -> list[str]:
     if subject.published:
         if table.margin:
             sentences.append(
-                f"Reproduced: the 90% interval of ours minus published lies within ±{table.margin:g}, "
-                f"{table.margin_reason}; contradicted: the 95% interval lies outside."
+                f"Reproduced: the 90% interval of ours minus published lies within ±{table.margin}, "
+                f"{table.margin.reason}; contradicted: the 95% interval lies outside."
             )
         if table.unstated_error:
             sentences.append(
@@ -68,15 +68,27 @@ def rules(subject: Subject) -> list[str]:
     return sentences
 
 
+def looks_text(declared: Iterable[Sequence[int]]) -> str:
+    """Say when verdicts with looks are decided, nothing without any."""
+    found = dict.fromkeys(", ".join(map(str, looks)) for looks in declared if looks)
+    if not found:
+        return ""
+    return f"Decided at {' or '.join(found)} training seeds only: errors keep to {ALPHA:.0%} at all looks together."
+
+
 def plan(verdicts: Iterable[Verdict]) -> str:
     """Say what stands behind inconclusive verdicts, nothing if there are none."""
-    if not any(verdict.verdict == "inconclusive" for verdict in verdicts):
-        return ""
-    return (
-        "In brackets: so many more training seeds would complete the least number, or decide with a chance of "
-        f"{POWER:.0%} if the truth is as estimated; without a number, none up to {MAX_SEEDS:,} would, or footnotes say "
-        "what hinders."
-    )
+    open_still = [verdict for verdict in verdicts if verdict.verdict == "inconclusive"]
+    sentences = []
+    if any(verdict.looks for verdict in open_still):
+        sentences.append("In brackets: training seeds that the next look takes; after the last there is none.")
+    if not all(verdict.looks for verdict in open_still):
+        sentences.append(
+            "In brackets: so many more training seeds would complete the least number, or decide with a chance of "
+            f"{POWER:.0%} if the truth is as estimated and their number was fixed beforehand; without a number, none "
+            f"up to {MAX_SEEDS:,} would, or footnotes say what hinders."
+        )
+    return " ".join(sentences)
 
 
 def sentence(text: str) -> str:

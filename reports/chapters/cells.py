@@ -2,54 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tractbench.claims.axes import Axis
-from tractbench.claims.rows import Cell
+from tractbench.claims.rows import Cell, CellData, Row
 from tractbench.reports.chapters.captions import caption
 from tractbench.reports.chapters.columns import columns, entries, has_budget
+from tractbench.reports.chapters.field import cited_entries
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.chart import axis_text
 from tractbench.reports.sheet import Entry, Notes, Sheet, slug
 
 
 def main(subject: Subject) -> list[Sheet]:
-    """Return the table itself, unless all of its rows are ablations."""
-    cells = [cell for cell in subject.table.cells.values() if not cell.row.ablation]
-    return [_sheet(subject, "cells", subject.table.title, cells)] if cells else []
+    """Return the table itself, with the rows that cannot be run here; nothing if all of its rows are ablations."""
+    table, notes = subject.table, Notes()
+    shown = [(row, data) for row in table.rows if not row.ablation for data in row.cells]
+    if not shown:
+        return []
+    cells = [table.cells[f"{row.id}/{data.nfe}"] for row, data in shown if not row.cannot]
+    best = _best(subject, cells, shown)
+    rows = []
+    for row, data in shown:
+        lead = [Entry(row.label, row.label, marks=notes.mark(row.note)), Entry(str(data.nfe), data.nfe)]
+        if row.cannot:
+            lowest = (f"{table.name}/{row.id}/{data.nfe}", True) in best
+            rows.append((*lead, *cited_entries(subject, row, data, lowest, notes)))
+        else:
+            rows.append((*lead, *entries(subject, table.cells[f"{row.id}/{data.nfe}"], best, notes, True)))
+    return [_sheet(subject, "cells", table.title, cells, rows, notes)]
 
 
 def axis_sheet(subject: Subject, axis: Axis) -> Sheet:
     """Return an ablation: the cells along its axis."""
-    cells = [subject.table.cells[point.cell] for point in axis.points]
-    return _sheet(subject, f"axis-{axis.id}", axis.title, cells, axis)
-
-
-def _sheet(subject: Subject, part: str, title: str, cells: list[Cell], axis: Axis | None = None) -> Sheet:
-    notes = Notes()
-    best = _best(subject, cells)
+    cells, notes = [subject.table.cells[point.cell] for point in axis.points], Notes()
+    best = _best(subject, cells, ((cell.row, CellData(nfe=cell.nfe, published=cell.published)) for cell in cells))
     rows = []
-    for index, cell in enumerate(cells):
-        marks = notes.mark(cell.row.note)
-        if axis is None:
-            lead = [Entry(cell.row.label, cell.row.label, marks=marks), Entry(str(cell.nfe), cell.nfe)]
-        else:
-            point = axis.points[index]
-            lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=marks)]
-            lead += [Entry(point.line, point.line)] if len(axis.lines) > 1 else []
+    for index, (cell, point) in enumerate(zip(cells, axis.points, strict=True)):
+        lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=notes.mark(cell.row.note))]
+        lead += [Entry(point.line, point.line)] if len(axis.lines) > 1 else []
         rows.append((*lead, *entries(subject, cell, best, notes, has_budget(axis))))
+    return _sheet(subject, f"axis-{axis.id}", axis.title, cells, rows, notes, axis)
+
+
+def _sheet(
+    subject: Subject,
+    part: str,
+    title: str,
+    cells: list[Cell],
+    rows: list[tuple[Entry, ...]],
+    notes: Notes,
+    axis: Axis | None = None,
+) -> Sheet:
     anchor, text = slug(f"{subject.table.name}-{part}"), caption(subject, cells, axis)
     several = len({cell.nfe for cell in cells}) > 1
     bold = "Best of each NFE in bold." if several else "Best in bold."
     return Sheet(anchor, title, text, columns(subject, cells, axis), tuple(rows), notes.texts, best=bold)
 
 
-def _best(subject: Subject, cells: list[Cell]) -> set[tuple[str, bool]]:
+def _best(subject: Subject, cells: list[Cell], shown: Iterable[tuple[Row, CellData]]) -> set[tuple[str, bool]]:
     """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True)."""
+    ours: dict[int, dict[str, float]] = {}
+    theirs: dict[int, dict[str, float]] = {}
+    for cell in cells:
+        if (mean := subject.evidence[cell.id].mean) is not None:
+            ours.setdefault(cell.nfe, {})[cell.id] = mean
+    for row, data in shown:
+        if data.published and not row.data:
+            theirs.setdefault(data.nfe, {})[f"{subject.table.name}/{row.id}/{data.nfe}"] = data.published.value
     found = set()
-    for nfe in {cell.nfe for cell in cells}:
-        scored = {c.id: subject.evidence[c.id].mean for c in cells if c.nfe == nfe}
-        ours = {cell_id: mean for cell_id, mean in scored.items() if mean is not None}
-        theirs = {c.id: c.published.value for c in cells if c.nfe == nfe and c.published}
-        for published, values in ((False, ours), (True, theirs)):
+    for published, by_nfe in ((False, ours), (True, theirs)):
+        for values in by_nfe.values():
             if len(values) > 1:
                 found.add((min(values, key=values.__getitem__), published))
     return found

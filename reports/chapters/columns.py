@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tractbench.claims.axes import Axis
-from tractbench.claims.published import Published
 from tractbench.claims.rows import Cell
 from tractbench.config.numbers import format_budget
 from tractbench.reports.chapters.charts import AXIS_TITLES
+from tractbench.reports.chapters.field import has_others, others_entry, trait_columns, trait_entries
+from tractbench.reports.chapters.published import published_entry
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.sheet import ABSENT, Column, Entry, Notes, decimals, slug, with_interval, with_spread
 from tractbench.reports.verdicts.verdict import Verdict
@@ -40,6 +41,7 @@ def columns(subject: Subject, cells: Sequence[Cell], axis: Axis | None = None) -
         Column(AXIS_TITLES.get(axis.x, axis.x).capitalize() if axis else "Method", False),
         *([Column("NFE")] if axis is None else [Column("Series", False)] if lines else []),
         *([Column(f"{subject.metric}, published")] if subject.published else []),
+        *([Column("By others")] if has_others(subject.table) else []),
         Column(f"{subject.metric}, ours"),
         Column("Sampling std"),
         Column("n"),
@@ -47,6 +49,7 @@ def columns(subject: Subject, cells: Sequence[Cell], axis: Axis | None = None) -
         Column("Parameters, M"),
         *([Column("Budget")] if has_budget(axis) else []),
         Column(hours),
+        *trait_columns(subject.table),
     )
 
 
@@ -62,53 +65,32 @@ def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: No
     spread = evidence.spread
     entries: list[Entry] = []
     if subject.published:
-        entries.append(_published(subject, cell, best, notes))
+        entries.append(published_entry(subject, cell.published, (cell.id, True) in best, notes))
+        entries += [others_entry(subject, cell.published, notes)] if has_others(subject.table) else []
     if spread is None:
         marks = notes.mark(evidence.missing if evidence.budgets else "", *evidence.notes)
         text = evidence.missing if evidence.failed else "not run"
         entries += [Entry(text, math.inf, target=target, marks=marks), Entry(ABSENT, math.inf), Entry("0", 0)]
     else:
         mean, text = evidence.mean, with_spread(evidence.mean, evidence.training_std)
+        if verdict and verdict.mean is not None and verdict.estimate is not None:
+            mean, text = verdict.estimate, f"{verdict.estimate:.3f} (mean {text})"
         marks = notes.mark(*evidence.notes)
         entries.append(Entry(text, mean or 0.0, (cell.id, False) in best, target, marks))
         sampling = spread.sampling
         entries.append(Entry(*number(sampling, f".{decimals(sampling)}f")))
         entries.append(Entry(str(spread.n), spread.n))
     if subject.published:
-        planned = notes.mark(str(verdict.plan or "")) if verdict else ()
-        entries += [_difference(verdict), replace(ruling(verdict, target), marks=planned)]
+        said = (verdict.wide, str(verdict.looks or ""), str(verdict.plan or "")) if verdict else ()
+        entries += [_difference(verdict), replace(ruling(verdict, target), marks=notes.mark(*said))]
     hours = [record.training.seconds / 3600 for record in evidence.records]
     entries += [
         _parameters(subject, cell, notes),
         *([Entry(*_budget(cell))] if budget else []),
         _hours(hours),
+        *trait_entries(subject.table, cell.row),
     ]
     return entries
-
-
-def _published(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: Notes) -> Entry:
-    published = cell.published
-    if published is None:
-        return Entry(ABSENT, math.inf)
-    text = f"{published.value:g}"
-    if published.error is not None:
-        places = max(len(f"{figure:g}".partition(".")[2]) for figure in (published.value, published.error))
-        text = f"{published.value:.{places}f} ± {published.error:.{places}f}"
-    marks = notes.mark(subject.table.sources[published.source], _conditions(published), published.note)
-    return Entry(text, published.value, (cell.id, True) in best, marks=marks)
-
-
-def _conditions(published: Published) -> str:
-    """Say of a published figure what its source does not, or says otherwise than the cell."""
-    parts = []
-    if published.error is None:
-        parts.append("printed without ±")
-    if published.aggregation != "mean":
-        unknown = published.aggregation == "unknown"
-        parts.append("not said whether a mean or a minimum" if unknown else "the minimum over sampling seeds")
-    if published.budget != "same":
-        parts.append("made at another budget" if published.budget == "other" else "its budget is not known")
-    return ", ".join(parts)
 
 
 def _difference(verdict: Verdict | None) -> Entry:

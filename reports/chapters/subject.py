@@ -27,4 +27,4 @@ class Subject:
     @property
     def published(self) -> bool:
         """Whether any of its figures is published."""
-        return any(cell.published for cell in self.table.cells.values())
+        return any(data.published for row in self.table.rows for data in row.cells)

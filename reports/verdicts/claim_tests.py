@@ -30,14 +30,25 @@ class ClaimTest:
         return {f"{p.compared.left} {p.compared.right}": p for pairs in self.alternatives for p in pairs}
 
     @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of training seeds at which it is decided; none for one look, at all there are."""
+        return self.table.looks_of(self.claim)
+
+    @property
+    def seeds(self) -> int:
+        """Training seeds that every comparison has."""
+        return min(pair.n for pair in self.pairs.values())
+
+    @property
     def p_values(self) -> PValues:
-        """One-sided p values before Holm's correction."""
+        """One-sided p values before Holm's correction, which hold at whichever look one stops."""
         if self.ruling:
             return NONE
         return any_of([every([self._test(pair) for pair in pairs]) for pairs in self.alternatives])
 
     def _test(self, pair: Pair) -> PValues:
-        return equivalent(pair.enough, self.claim.margin) if self.claim.margin else lower(pair.enough)
+        seen = pair.enough(self.looks, self.seeds)
+        return equivalent(seen, self.claim.margin) if self.claim.margin else lower(seen)
 
     @property
     def deciding(self) -> Pair:

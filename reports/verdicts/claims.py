@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tractbench.claims.table import Table
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.verdicts.claim_tests import ClaimTest, claim_test
+from tractbench.reports.verdicts.looks import at_look
 from tractbench.reports.verdicts.plans import claim_seeds
 from tractbench.reports.verdicts.verdict import DECIDABLE, Verdict
 from tractbench.results.statistics import ALPHA, NONE, PValues, holm
@@ -32,10 +33,11 @@ def _judge_claim(test: ClaimTest, p_values: PValues, levels: tuple[float, float]
     compared = [pair.compared for pair in test.pairs.values()]
     deciding = test.deciding.compared
     ruling = test.ruling or p_values.decide()
-    further = None
-    if ruling == "inconclusive":
+    looks = at_look(test.looks, test.seeds, ruling)
+    further = looks.further(test.seeds) if looks else None
+    if ruling == "inconclusive" and not looks:
         needed = claim_seeds(test, *levels)
-        further = None if needed is None else max(1, needed - min(pair.n for pair in compared))
+        further = None if needed is None else max(1, needed - test.seeds)
     untested = test.p_values == NONE
     return Verdict(
         id=f"{table.name}/{claim.id}",
@@ -54,6 +56,7 @@ def _judge_claim(test: ClaimTest, p_values: PValues, levels: tuple[float, float]
         published=deciding.published,
         margin=claim.margin,
         compared=(deciding, *(pair for pair in compared if pair is not deciding)),
-        further_seeds=further,
+        further_seeds=further if ruling == "inconclusive" else None,
+        looks=looks,
         notes=test.notes,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tractbench.claims.claims import Comparison
 from tractbench.claims.published import Published
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.verdicts.verdict import Compared
+from tractbench.results.paired import improvement, sign_flip
+from tractbench.results.sequential import Looked, looked
 from tractbench.results.statistics import Difference, difference
 
 MIN_SEEDS = 5
@@ -18,16 +20,35 @@ MIN_SEEDS = 5
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison of a claim: ``found`` is the mean of log(left / right) over the shared training seeds."""
+    """One comparison of a claim.
+
+    Attributes:
+        compared: what is shown of it.
+        logs: log(left / right) of the shared training seeds, in their order.
+        found: their mean; None where they have no spread.
+    """
 
     compared: Compared
+    logs: tuple[float, ...]
     found: Difference | None
-    n: int
 
     @property
-    def enough(self) -> Difference | None:
-        """The difference, if so many seeds may decide a claim."""
-        return self.found if self.n >= MIN_SEEDS else None
+    def n(self) -> int:
+        """Shared training seeds."""
+        return len(self.logs)
+
+    def enough(self, looks: Sequence[int], seeds: int) -> Difference | Looked | None:
+        """Return what may decide a claim: the difference, or with looks what they saw, up to so many seeds."""
+        if looks:
+            seen = [self._at(look) for look in looks if look <= seeds]
+            return looked(seen, looks) if seen else None
+        return self._at(self.n)
+
+    def _at(self, seeds: int) -> Difference | None:
+        """Return the difference of the first seeds, if so many may decide a claim."""
+        if seeds < MIN_SEEDS:
+            return None
+        return self.found if seeds == self.n else difference(self.logs[:seeds])
 
     @property
     def sign(self) -> float:
@@ -49,8 +70,11 @@ def paired(comparison: Comparison, evidence: Mapping[str, Evidence]) -> Pair:
         interval=_exp_interval(found) if found else None,
         n=len(logs),
         published=_published_ratio(left.published, right.published),
+        sign_flip=sign_flip(logs),
+        sign_flip_against=sign_flip([-log for log in logs]),
+        improvement=improvement(one, other),
     )
-    return Pair(compared, found, len(logs))
+    return Pair(compared, tuple(logs), found)
 
 
 def _by_shared_seed(ours: Evidence, theirs: Evidence) -> tuple[list[float], list[float]]:

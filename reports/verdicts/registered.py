@@ -55,11 +55,11 @@ def _rests(verdict: Verdict, table: Table, evidence: Mapping[str, Evidence], reg
         return False
     if verdict.kind == "cell":
         refs = {name}
-        same = name in plan.cells and plan.cells[name].rule == figure_rule(table.cells[name])
+        same = name in plan.cells and plan.cells[name].rule == figure_rule(table.cells[name], table.looks)
     else:
         claim = next(claim for claim in table.claims if claim.id == name)
         refs = {cell.ref for pairs in table.alternatives(claim) for pair in pairs for cell in pair}
-        same = plan.claims.get(name) == claim_rule(claim, table.points(claim.axis))
+        same = plan.claims.get(name) == claim_rule(claim, table.points(claim.axis), table.looks_of(claim))
     if not same or not refs <= plan.cells.keys():
         return False
     behind = [(plan.cells[ref].runs, evidence[f"{table.name}/{ref}"]) for ref in refs]
