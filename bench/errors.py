@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -42,6 +43,12 @@ class InterruptedRunError(TractbenchError):
     """A run stopped by the user or the system; the message says what is kept."""
 
     exit_code = 130
+
+
+def one_line(text: str) -> str:
+    """Return a text of somebody else's as one line: no line ends, no commands to a terminal."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", text)
+    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in plain).split())
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ class MSCD(Method):
 
     name: ClassVar[str] = "mscd"
     summary: ClassVar[str] = "multistep consistency distillation of a VP teacher (Heek et al. 2024)"
+    defaults: ClassVar[Mapping[str, object]] = {"lr": 1e-3}
 
     first_steps: int = Field(64, ge=1, description="teacher steps over the whole path when training starts")
     growth: float = Field(

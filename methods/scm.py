@@ -7,6 +7,7 @@ teacher's network is the student's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
@@ -30,6 +31,7 @@ class SCM(Method):
     summary: ClassVar[str] = "continuous-time consistency distillation of a VE teacher (Lu & Song 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
     any_nfe: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, object]] = {"lr": 3e-4}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
 
     velocity: Literal["teacher", "data"] = Field(
@@ -41,6 +43,12 @@ class SCM(Method):
     )
     warmup_share: float = Field(
         0.1, ge=0, le=1, description="share of a phase over which the tangent's unstable terms come in"
+    )
+    difference: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="step of ln sigma over which the network's derivative is a difference; 0 for the exact one",
     )
     tangent: Literal["normalise", "clip"] = Field(
         "normalise", description="limit the tangent: g / (|g| + 0.1), or its entries to [-1, 1]"
@@ -96,7 +104,8 @@ class SCM(Method):
         """Return F- and g = cos(t) df-/dt, whose terms without cos^2(t) count by ``warmed``, before it is limited.
 
         g = -cos^2(t) (sd F- - dx/dt) - w cos(t) sin(t) (x + sd dF-/dt) (eq. 6, section 4.1). The derivative of
-        F- comes times cos(t) sin(t) at once, as its direction is scaled so: nothing grows towards t = pi / 2.
+        F- comes times cos(t) sin(t) at once, as its direction is scaled so: nothing grows towards t = pi / 2. It is
+        exact, or a difference that does not see how fast a network's noise embedding turns.
         """
         process, labels = batch.process, batch.labels
         angle = torch.atan(process.sigma(batch.times.t) / SIGMA_DATA)
@@ -106,9 +115,15 @@ class SCM(Method):
             velocity = SIGMA_DATA * raw_output(x, angle, nets.teacher(batch.x_t, batch.times.t, labels))
         else:
             velocity = cos * SIGMA_DATA * batch.noise - sin * batch.x0
-        frozen, slope = derivative_along(
-            in_trigflow(nets.frozen, process, labels), x, angle, cos * sin * velocity, angle.cos() * angle.sin()
-        )
+        network = in_trigflow(nets.frozen, process, labels)
+        if self.difference:  # d(angle)/d(ln sigma) is cos(t) sin(t)
+            earlier = torch.atan(torch.tan(angle) * math.exp(-self.difference))
+            x_earlier = x - per_sample(angle - earlier, x) * velocity
+            frozen = network(x, angle)
+            slope = (frozen - network(x_earlier, earlier)) / self.difference
+        else:
+            direction = cos * sin * velocity, angle.cos() * angle.sin()
+            frozen, slope = derivative_along(network, x, angle, *direction)
         g = -(cos**2) * (SIGMA_DATA * frozen - velocity) - warmed * (cos * sin * x + SIGMA_DATA * slope)
         return frozen, g
 

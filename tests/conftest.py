@@ -4,7 +4,11 @@ import shutil
 import subprocess
 import sys
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("long", max_examples=int(os.environ.get("TRACTBENCH_EXAMPLES", "200000")))
+"""What ``--hypothesis-profile=long`` runs of each kind in ``tests/fuzz``."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers are what the cores are shared among
     os.environ.setdefault("OMP_NUM_THREADS", "1")

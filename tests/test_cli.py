@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke", "--set", "grid_steps=16")
+RUN = ("run", "--method", "tract", "--dataset", "digits", "--tier", "smoke")
 
 BAD = [
     (("run", "--method", "trct", "--dataset", "digits"), "did you mean 'tract'"),

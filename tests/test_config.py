@@ -4,6 +4,7 @@ import signal
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -501,3 +502,14 @@ def test_the_residual_is_what_a_phase_leaves_of_its_start(residual):
 def test_a_given_momentum_overrides_the_residual():
     run = config(mu_i=0.99997, ema_residual=0.5)
     assert [plan.momentum for plan in plan_phases(run, TRACT().phases(run.schedule))] == [0.99997] * 2
+
+
+def test_the_config_file_of_the_documentation_is_a_run(tmp_path):
+    path = Path(__file__).parents[1] / "docs" / "salimans-ho-cifar10.toml"
+    config, method, dataset = resolve(read_config_file(path))
+    assert config.clip_norm == math.prod(dataset.shape)
+    assert config.budget == len(method.phases(config.schedule)) * 50_000 * config.batch
+    assert (config.grid_steps, config.lr, config.lr_schedule) == (8192, 5e-5, "linear")
+    marked = tmp_path / "bom.toml"
+    marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_config_file(marked) == read_config_file(path)

@@ -353,7 +353,7 @@ def test_raw_output_is_minus_edm_s_network():
 def test_the_tangent_of_an_exact_consistency_function_vanishes_at_all_times(velocity):
     make = random_batch if velocity == "teacher" else expected_batch
     nets = Nets(exact_denoiser(VE40), unused, exact_jump(VE40))
-    frozen, g = SCM(velocity=velocity).tangent_of(make(VE40, everywhere()), nets, 1.0)
+    frozen, g = SCM(velocity=velocity, difference=0).tangent_of(make(VE40, everywhere()), nets, 1.0)
     assert float(frozen.abs().max()) > 0.1
     torch.testing.assert_close(g, torch.zeros_like(g), rtol=0, atol=1e-8)
 
@@ -361,7 +361,7 @@ def test_the_tangent_of_an_exact_consistency_function_vanishes_at_all_times(velo
 def test_the_tangent_is_cos_times_the_derivative_along_the_teacher_s_path():
     student = SigmaDenoiser(tiny_network(), VE40)
     batch = random_batch(VE40, everywhere())
-    _, g = SCM().tangent_of(batch, Nets(exact_denoiser(VE40), unused, student), 1.0)
+    _, g = SCM(difference=0).tangent_of(batch, Nets(exact_denoiser(VE40), unused, student), 1.0)
 
     def f(shift):
         angle = ANGLES + shift
@@ -371,6 +371,18 @@ def test_the_tangent_is_cos_times_the_derivative_along_the_teacher_s_path():
     step = 1e-5
     slope = (f(step) - f(-step)) / (2 * step)
     torch.testing.assert_close(g, per_sample(torch.cos(ANGLES), slope) * slope, rtol=1e-4, atol=1e-5)
+
+
+def test_differences_tend_to_the_derivative_with_their_step():
+    nets = Nets(exact_denoiser(VE40), unused, exact_denoiser(VE40))
+    batch = random_batch(VE40, everywhere())
+    _, exact = SCM(difference=0).tangent_of(batch, nets, 1.0)
+
+    def error(steps):
+        return float((SCM(difference=1 / steps).tangent_of(batch, nets, 1.0)[1] - exact).norm())
+
+    assert error(100) < 0.1 * float(exact.norm())
+    assert order(error, 100) == pytest.approx(1, abs=0.1)
 
 
 def test_the_tangent_starts_with_its_stable_term_alone():
@@ -393,7 +405,7 @@ class Scaled(nn.Module):
         return self.scale * self.denoiser(x, t, labels, *t_end)
 
 
-@pytest.mark.parametrize("method", [SCM(), SCM(weighting="none", tangent="clip")])
+@pytest.mark.parametrize("method", [SCM(difference=0), SCM(difference=0, weighting="none", tangent="clip")])
 def test_an_exact_student_is_a_fixed_point_of_scm(method):
     batch = random_batch(VE40, everywhere())
     nets = Nets(exact_denoiser(VE40), unused, exact_jump(VE40), method.modules((3, 1, 1)))

@@ -142,12 +142,29 @@ ELSEWHERE = {"method", "dataset", "process", "teacher", "options"}
 """Fields with a test of their own below."""
 
 
+FINER = {"cd": {"grid_steps"}, "ect": {"grid_steps", "schedule"}, "scm": {"grid_steps", "schedule"}}
+"""Fields that may move a name without the bits: these methods place their noise levels without the process's grid."""
+
+NUMBERS = {
+    "levels": (3.0,), "first_steps": 4, "growth": 1.0, "adjustment": 0.5, "noise_mean": 0.5, "noise_std": 1.0, "q": 4.0,
+    "stages": 2, "k": 1.0, "b": 4.0, "c": 0.5, "warmup_share": 1.0, "difference": 0.4,
+}  # fmt: skip
+"""Other values of options that are numbers."""
+
+SHORT = {"mscd": {"first_steps": 2}}
+"""Options without which these few steps would not tell others apart."""
+
+STILL = {("scm", "one step a phase")}
+"""Runs that learn nothing: a student that is its teacher has no gradient where its tangent's terms have not come in."""
+
+
 def test_every_field_is_tried():
     assert set(ALTERNATIVES) | ELSEWHERE == set(RunConfig.model_fields)
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize(
+    ("method", "base"), [(method, base) for method in TRAINED for base in BASES if (method, base) not in STILL]
+)
 def test_a_student_has_another_name_if_and_only_if_it_has_other_bits(method, base):
     kind = load_method(method)
     base = BASES[base]
@@ -163,20 +180,24 @@ def test_a_student_has_another_name_if_and_only_if_it_has_other_bits(method, bas
                 continue
             tried += 1
             same_name, same_bits = name_of(other, made) == name, bits_of(other, made) == bits
+            if field in FINER.get(method, ()):
+                assert same_bits or not same_name
+                continue
             assert same_name == same_bits, f"{field} {value}: same name {same_name}, same bits {same_bits}"
     assert tried > 20
 
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_options_that_move_no_bit_are_in_no_name(method):
-    kind = load_method(method)
-    first, made = configuration(kind)
+    kind, base = load_method(method), SHORT.get(method, {})
+    first, made = configuration(kind, base)
     name, bits = name_of(first, made), bits_of(first, made)
     for option, field in kind.model_fields.items():
         values = [True, False] if field.annotation is bool else list(getattr(field.annotation, "__args__", ()))
+        values = [NUMBERS[option]] if option in NUMBERS else values
         assert values, f"{option}: no values to try"
         for value in values:
-            other, changed = configuration(kind, {option: value})
+            other, changed = configuration(kind, base | {option: value})
             assert (name_of(other, changed) == name) == (bits_of(other, changed) == bits), f"{option} {value}"
 
 

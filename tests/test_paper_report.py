@@ -315,6 +315,7 @@ def hostile_tables(folder):
     quoted = json.dumps(HOSTILE)
     text = re.sub(r'^(title|text|note|margin_reason) = ".*"$', lambda m: f"{m[1]} = {quoted}", text, flags=re.M)
     text = re.sub(r'^label = "(.*)"$', lambda m: f"label = {json.dumps(HOSTILE + m[1])}", text, flags=re.M)
+    text = re.sub(r'reason = """.*?"""', lambda _: f"reason = {quoted}", text, flags=re.S)
     text = re.sub(r'line = "[^"]*"', lambda _: f"line = {quoted}", text)
     text = re.sub(r'^digest = ".*"$', lambda _: f"digest = {quoted}", text, flags=re.M)
     folder.mkdir()

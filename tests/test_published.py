@@ -9,10 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tractbench.diffusion.preconditioning import iddpm_levels
+from tractbench.diffusion.processes import VE
 from tractbench.nets.build import build_network, meta_network
+from tractbench.registry import load_dataset
 from tractbench.teachers import published as module
 from tractbench.teachers.card import PUBLISHED, read_card
+from tractbench.teachers.load import load_teacher, teacher_process
 from tractbench.teachers.published import Published, published_teachers
+from tractbench.teachers.readers.foreign import Foreign
 
 TINY = Published(
     name="tiny-google",
@@ -124,6 +129,92 @@ def test_a_known_hash_is_held(tractbench, card, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
+def test_a_refused_import_leaves_the_teacher_of_that_name(tractbench, card, tmp_path, monkeypatch):
+    assert tractbench("teacher", "import", saved(tmp_path / "a.pt"), "--card", card.name, "--name", "mine").code == 0
+    folder = tmp_path / "cache" / "teachers"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    bad = network()
+    bad.time[0].bias.data += 1
+    refused = tractbench("teacher", "import", saved(tmp_path / "b.pt", bad), "--card", card.name, "--name", "mine")
+    assert (refused.code, "expected" in refused.err) == (2, True)
+    other = tractbench("teacher", "import", tmp_path / "b.pt", "--card", card.name)
+    assert (other.code, "expected" in other.err) == (2, True)
+    monkeypatch.setattr(module, "expected_hash", lambda published: None)
+    bad.out[2].bias.data += 3e38  # finite, and what it makes is not
+    bad.out[2].weight.data += 3e38
+    refused = tractbench("teacher", "import", saved(tmp_path / "c.pt", bad), "--card", card.name, "--name", "mine")
+    assert (refused.code, "not finite" in refused.err) == (2, True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    done = tractbench("teacher", "import", tmp_path / "b.pt", "--card", card.name, "--name", "mine")
+    assert done.code == 0
+    assert len(list(folder.glob("*.safetensors"))) == 1
+    assert tractbench("teacher", "verify", "mine").code == 0
+
+
+def test_a_damaged_card_stops_no_other(tractbench, card, tmp_path):
+    tractbench("teacher", "import", saved(tmp_path / "a.pt"), "--card", card.name)
+    (tmp_path / "cache" / "teachers" / "bad.toml").write_text("parameterisation = \n")
+    listed = tractbench("teacher", "list", "--json")
+    assert {"tiny-google", "digits-vp"} <= {row["name"] for row in listed.json}
+    assert "bad.toml is left out" in listed.err
+
+
+def ve_file(path, wrapper, monkeypatch, u=None, **arguments):
+    """Make the reader find a tiny network in one of EDM's wrappers, and return what was given to it."""
+    outputs = {"outputs": 2} if wrapper == "iddpm" else {}
+    kwargs = {"channels": 1, "size": 8, "width": 32, "embedding": 32, "multipliers": (1,), "blocks": 1,
+              "attention": ()} | outputs  # fmt: skip
+    net = build_network("dhariwal_unet", kwargs, torch.Generator().manual_seed(3))
+    found = Foreign("edm_pickle", dict(net.state_dict()), "dhariwal_unet", kwargs, True, wrapper, arguments, u)
+    monkeypatch.setattr(module, "read_foreign", lambda path, key: found)
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "arguments", "low", "high"),
+    [
+        ("edm", {}, 0.002, 80.0),
+        ("edm", {"sigma_min": 0.01, "sigma_max": 50.0}, 0.01, 50.0),
+        ("ve_song", {}, 0.02, 80.0),
+        ("iddpm", {}, float(iddpm_levels()[-2]), 80.0),
+    ],
+)
+def test_the_noise_range_is_the_teachers(tractbench, tmp_path, monkeypatch, wrapper, arguments, low, high):
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+    levels = iddpm_levels()
+    u = levels.float() if wrapper == "iddpm" else None
+    path = ve_file(tmp_path / "x.pkl", wrapper, monkeypatch, u, **arguments)
+    done = tractbench("teacher", "import", path, "--dataset", "digits", "--name", "mine", "--json")
+    assert done.code == 0, done.err
+    process = teacher_process("mine", VE(8))
+    assert (process.sigma_min, process.sigma_max) == (low, high)
+    grid = process.sigma(torch.arange(9, dtype=torch.float64) / 8)
+    usual = low ** (1 / 7) + np.arange(8) / 7 * (high ** (1 / 7) - low ** (1 / 7))
+    expected = usual**7
+    if wrapper == "iddpm":
+        expected = np.array([min(levels.tolist(), key=lambda level: abs(level - sigma)) for sigma in expected])
+    np.testing.assert_allclose(grid.numpy(), [0.0, *expected], rtol=1e-12)
+    assert load_teacher("mine", load_dataset("digits"), process).denoiser is not None
+    assert (process.key == VE(8).key) == (wrapper == "edm" and not arguments)
+
+
+def test_more_steps_than_a_teacher_has_levels_are_refused(tractbench, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+    path = ve_file(tmp_path / "x.pkl", "iddpm", monkeypatch, iddpm_levels().float())
+    assert tractbench("teacher", "import", path, "--dataset", "digits", "--name", "mine").code == 0
+    with pytest.raises(module.ConfigError, match="fewer noise levels"):
+        teacher_process("mine", VE(1024))
+
+
+@pytest.mark.parametrize(("dataset", "words"), [("digit", "did you mean 'digits'"), ("cifar10", "(1, 8, 8)")])
+def test_a_teacher_is_of_a_data_set_that_is_known_and_fits(tractbench, tmp_path, monkeypatch, dataset, words):
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+    done = tractbench("teacher", "import", ve_file(tmp_path / "x", "edm", monkeypatch), "--dataset", dataset)
+    assert (done.code, words in done.err) == (2, True), done.err
+    assert not (tmp_path / "cache" / "teachers").exists()
+
+
 @pytest.mark.parametrize("change", [{"width": 64}, {"blocks": 2}, {"classes": 3}])
 def test_another_network_is_refused_and_leaves_nothing(tractbench, card, tmp_path, change):
     done = tractbench("teacher", "import", saved(tmp_path / "a.pt", network(**change)), "--card", card.name)
@@ -173,6 +264,14 @@ def test_download_imports_through_a_mirror(tractbench, card, tmp_path):
     assert mirror in done.err
     assert list((tmp_path / "cache" / "downloads").glob("[!.]*")) == []
     assert tractbench("teacher", "verify", card.name).code == 0
+
+
+def test_a_page_in_place_of_a_checkpoint_is_not_kept(tractbench, card, tmp_path):
+    (tmp_path / "page.pt").write_text("<html>Quota exceeded, try again later</html>")
+    done = tractbench("teacher", "download", card.name, "--url", (tmp_path / "page.pt").as_uri(), "--quiet")
+    assert (done.code, "no checkpoint of a known format" in done.err) == (2, True)
+    done = tractbench("teacher", "download", card.name, "--url", saved(tmp_path / "a.pt").as_uri(), "--quiet")
+    assert done.code == 0, done.err
 
 
 def test_offline_says_what_to_fetch(tractbench, card, tmp_path):

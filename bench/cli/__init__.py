@@ -12,8 +12,10 @@ from tractbench.cli.ending import tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
 from tractbench.cli.features import features_app
+from tractbench.cli.interrupts import termination
 from tractbench.cli.list import list_
 from tractbench.cli.new import new
+from tractbench.cli.output import OutputError, prepare_streams
 from tractbench.cli.plan import plan
 from tractbench.cli.profile import profile
 from tractbench.cli.report import report
@@ -52,10 +54,14 @@ app.add_typer(features_app, name="features")
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    prepare_streams()
     try:
-        result = app(standalone_mode=False)
+        with termination():
+            result = app(standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what is held back may fail too, and Python's own last flush would say so at length
     except (Exception, KeyboardInterrupt) as error:
-        known = TractbenchError | KeyboardInterrupt | typer.Abort | BrokenPipeError
+        known = TractbenchError | KeyboardInterrupt | typer.Abort | OutputError
         if not isinstance(error, known) and not hasattr(error, "format_message"):
             raise
         sys.exit(tell(error))

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from tractbench.progress import Progress, Task
 from tractbench.results.record import Metric, Record
+from tractbench.results.store import PICTURE, RECORD
 
 
 class _Amount(TextColumn):
@@ -96,7 +97,8 @@ def print_outcome(record: Record, reused: bool, root: Path) -> None:
     console.print(
         f"{state} {spent}sampling and scoring {record.seconds.sampling_and_scoring:.0f} s", markup=False, soft_wrap=True
     )
-    console.print(f"files: {root / record.folder}  (samples.png, record.json)", markup=False, soft_wrap=True)
+    there = ", ".join(name for name in (PICTURE, RECORD) if (root / record.folder / name).is_file())
+    console.print(f"files: {root / record.folder}  ({there})", markup=False, soft_wrap=True)
     console.print(f"report: tractbench report --format html --runs {root}", markup=False, soft_wrap=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tractbench.cli.options import Json, Quiet, progress, with_plugins
+from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def data_list(as_json: Json = False) -> None:
     kinds = [files for name in names if (files := load_dataset(name).files)]
     found = [_file_dataset(name) for d in kinds for name in ([f"{d.name}:{v}" for v in d.variants] or [d.name])]
     if as_json:
-        print(json.dumps([{"name": d.name, "prepared": [m.model_dump() for m in d.manifests()]} for d in found]))
+        print(to_json([{"name": d.name, "prepared": [m.model_dump() for m in d.manifests()]} for d in found]))
         return
     rows = [[d.name, _splits(d.manifests()) or "-", d.download_url or "your files"] for d in found]
     print_table({"data set": "left", "prepared": "left", "from": "left"}, rows)
@@ -61,7 +61,7 @@ def data_info(name: Name, as_json: Json = False) -> None:
     dataset = _file_dataset(name)
     manifests = dataset.manifests()
     if as_json:
-        print(json.dumps({"name": dataset.name, "folder": str(folder_of(dataset.data_name)),
+        print(to_json({"name": dataset.name, "folder": str(folder_of(dataset.data_name)),
                           "prepared": [m.model_dump() for m in manifests]}))  # fmt: skip
         return
     print(f"{dataset.name}: {dataset.summary}\nfolder {folder_of(dataset.data_name)}")
@@ -133,7 +133,7 @@ def data_prepare(
         )
     manifests = dataset.prepare(path, bar, splits=splits, allow_deviation=allow_deviation, force=force)
     if as_json:
-        print(json.dumps([manifest.model_dump() for manifest in manifests]))
+        print(to_json([manifest.model_dump() for manifest in manifests]))
     else:
         for manifest in manifests:
             deviates = f", DEVIATES: {manifest.deviation}" if manifest.deviation else ""
@@ -151,7 +151,7 @@ def data_verify(name: Name, as_json: Json = False, quiet: Quiet = False) -> None
     if not found:
         raise ConfigError(f"{dataset.name} is not prepared; tractbench data prepare {dataset.name} PATH")
     if as_json:
-        print(json.dumps(found))
+        print(to_json(found))
     damaged = [split for split, good in found.items() if not good]
     if damaged:
         raise DamagedFileError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from tractbench.cli.options import Json, Runs, with_any_plugins
+from tractbench.cli.output import to_json
 
 
 @with_any_plugins
@@ -16,7 +16,7 @@ def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
     findings = examine(runs)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
+        print(to_json([asdict(finding) for finding in findings]))
         return
     for finding in findings:
         print(f"{'ok     ' if finding.good else 'missing'} {finding.name}: {finding.detail}")

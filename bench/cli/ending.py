@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 
 import typer
 
-from tractbench.errors import TractbenchError
+from tractbench.cli.interrupts import Terminated
+from tractbench.cli.output import OutputError
+from tractbench.errors import TractbenchError, one_line
 
 
 def tell(error: BaseException) -> int:
@@ -19,10 +22,11 @@ def tell(error: BaseException) -> int:
     if isinstance(error, TractbenchError):
         return _line(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _line("stopped; what was finished is kept, nothing is left half-written", 130)
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        code = error.exit_code if isinstance(error, Terminated) else 130
+        return _line("stopped; what was finished is kept, nothing is left half-written", code)
+    if isinstance(error, OutputError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own last flush succeeds
+        return 1 if error.closed else _line(str(error), 1)
     describe = getattr(error, "format_message", None)  # usage errors of typer, whichever click it carries
     if describe is None:
         traceback.print_exception(error)
@@ -32,5 +36,6 @@ def tell(error: BaseException) -> int:
 
 
 def _line(message: str, code: int) -> int:
-    print(f"tractbench: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be there to read it
+        print(f"tractbench: {one_line(message)}", file=sys.stderr)
     return code

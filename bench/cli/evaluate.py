@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress, with_plugins
-from tractbench.errors import ConfigError, RunFailedError, choose
+from tractbench.cli.output import to_json
+from tractbench.errors import ConfigError, RunFailedError, StoreError, choose
 
 if TYPE_CHECKING:
     from tractbench.datasets.base import Dataset
@@ -78,12 +78,14 @@ def evaluate(
     from tractbench.evaluation.evaluate import Settings, protocols_of
     from tractbench.evaluation.evaluate import evaluate as score
     from tractbench.evaluation.images import KINDS, open_samples
-    from tractbench.io.files import write_atomic
+    from tractbench.io.files import check_writable, write_atomic
     from tractbench.registry import load_dataset
     from tractbench.results.store import RECORD
     from tractbench.training.numerics import precision
 
     where = chosen_device(device)
+    if out:
+        check_writable(out)
     made, path = None, paths[0] if paths else None
     if path is not None and len(paths or ()) == 1 and (path / RECORD).is_file():
         from tractbench.pipeline.rescore import run_samples
@@ -127,13 +129,18 @@ def evaluate(
         if preview is not None:
             _write_preview(preview, found, data)
         evaluations = [score(found, data, chosen, settings, progress(quiet)) for chosen in protocols]
-    text = json.dumps({"evaluations": [_object(evaluation) for evaluation in evaluations]}, indent=2)
-    if out:
-        write_atomic(out, text + "\n")
+    text = to_json({"evaluations": [_object(evaluation) for evaluation in evaluations]}, indent=2)
     if as_json:
         print(text)
     elif not quiet:
         _print_scores(evaluations)
+    if out:
+        try:
+            write_atomic(out, text + "\n")
+        except StoreError:
+            if quiet and not as_json:
+                print(text)  # else an hour's scores are lost
+            raise
 
 
 def _reading(layout: str | None, key: str | None, values: str | None, data: Dataset) -> Reading:
@@ -215,7 +222,7 @@ def _print_checks(checks: tuple[Check, ...], dataset: str, protocol: str, as_jso
 
     if as_json:
         objects = [dataclasses.asdict(check) for check in checks]
-        print(json.dumps({"dataset": dataset, "protocol": protocol, "checks": objects}))
+        print(to_json({"dataset": dataset, "protocol": protocol, "checks": objects}))
     else:
         state = {True: "yes", False: "NO", None: "-"}
         rows = [[check.name, f"{check.value:.3g}", check.expected, state[check.passed]] for check in checks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -17,6 +18,35 @@ if TYPE_CHECKING:
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 75}
 """Exit status by signal: the shell's 128 + number, and sysexits' EX_TEMPFAIL for SIGUSR1, which batch systems send
 ahead of the end so that the same command is queued again. In every case the same command goes on from there."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end, where nothing more polite is in place.
+
+    Attributes:
+        exit_code: the exit status of the signal.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.exit_code = EXIT_CODES[name]
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, by which what is half-written is removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated(signal.Signals(number).name)
+
+    here = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name) and here]
+    before = {n: signal.signal(n, end) for n in numbers if signal.getsignal(n) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tractbench.cli.options import Json, Runs, warn_damaged, with_any_plugins
+from tractbench.cli.output import to_json
 from tractbench.errors import choose
 from tractbench.plugins import WORDS, Kind
 
@@ -48,6 +48,6 @@ def list_(
     for complaint in complaints() if what in KINDS else ():
         print(f"tractbench: {complaint}", file=sys.stderr)
     if as_json:
-        print(json.dumps(listing.objects))
+        print(to_json(listing.objects))
     else:
         print_table(listing.headers, listing.rows)

@@ -15,6 +15,7 @@ import typer
 
 from tractbench.config.flags import FLAGS
 from tractbench.errors import ConfigError, choose
+from tractbench.io.cache import in_home
 from tractbench.plugins import file_components, use_files, used_files
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from tractbench.results.store import Store
 
 Runs = Annotated[
-    Path, typer.Option(envvar="TRACTBENCH_HOME", help="Folder of all results.", file_okay=True, show_default=True)
+    Path,
+    typer.Option(
+        envvar="TRACTBENCH_HOME", help="Folder of all results.", file_okay=True, show_default=True, callback=in_home
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 Tables = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tractbench.cli.options import Device, Json, Quiet, Runs, chosen_device, progress, with_plugins, with_settings
+from tractbench.cli.output import to_json
 
 if TYPE_CHECKING:
     from tractbench.pipeline.plan import Plan
@@ -49,7 +49,7 @@ def plan(
     with data.computing():
         made = make_plan(resolved, chosen, data, runs, chosen_device(device), bar, on=on, measure=measure)
     if as_json:
-        print(json.dumps(_plan_object(made)))
+        print(to_json(_plan_object(made)))
     else:
         _print_plan(made)
 

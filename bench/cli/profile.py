@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress, with_plugins, with_settings
+from tractbench.cli.output import to_json
 
 if TYPE_CHECKING:
     from tractbench.pipeline.profiles import Profile
@@ -46,7 +46,7 @@ def profile(
     with data.computing():
         made = make_profile(resolved, chosen, data, chosen_device(device), bar, network=network, trace=trace)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(to_json(asdict(made)))
     else:
         _print(made)
 

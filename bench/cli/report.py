@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tractbench.cli.options import Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins, working
+from tractbench.cli.output import print_utf8
 from tractbench.errors import ConfigError, choose
 
 FORMATS = ("html", "latex", "markdown", "csv")
@@ -59,8 +60,10 @@ def report(
         written = _write(output, table, every, tier, dataset, out, tables, measured, runs)
     if isinstance(written, Path):
         print(f"wrote {written}", file=sys.stderr)
-    else:
+    elif output == "markdown":
         print(written, end="")
+    else:  # csv, html and latex are UTF-8 wherever they go
+        print_utf8(written)
 
 
 def _write(

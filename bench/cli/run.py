@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from tractbench.cli.interrupts import interrupts
 from tractbench.cli.options import Device, Json, Quiet, Runs, parse_duration, progress, with_plugins, with_settings
+from tractbench.cli.output import to_json
 from tractbench.cli.processes import processes
 from tractbench.errors import InterruptedRunError, TractbenchError
 
@@ -83,12 +83,12 @@ def run(
             if as_json and group.is_main:
                 status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
                 names = {name: getattr(resolved, name) for name in ("method", "dataset", "nfe", "tier")}
-                print(json.dumps({"status": status, "reason": str(error), **names}))
+                print(to_json({"status": status, "reason": str(error), **names}))
             raise
         if not group.is_main:
             return
         if as_json:
-            print(json.dumps(_run_object(outcome.record, outcome.reused, store.root)))
+            print(to_json(_run_object(outcome.record, outcome.reused, store.root)))
         elif not quiet:
             print_outcome(outcome.record, outcome.reused, store.root)
 

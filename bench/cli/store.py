@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Annotated
 import typer
 
 from tractbench.cli.options import Json, Quiet, Runs, progress, warn_damaged
+from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError
+from tractbench.io.cache import in_home
 
 store_app = typer.Typer(help="The folder of all results: check it, mend it, bring others in.", no_args_is_help=True)
 
@@ -49,7 +50,7 @@ def store_check(
     store = Store(runs)
     problems = check(store, bar, read_students=not mend)
     if as_json:
-        print(json.dumps({"format": store.format, "done": done, "problems": [asdict(one) for one in problems]}))
+        print(to_json({"format": store.format, "done": done, "problems": [asdict(one) for one in problems]}))
     else:
         for line in done:
             print(line)
@@ -97,7 +98,7 @@ def store_merge(
     others: Annotated[list[Path], typer.Argument(metavar="OTHER...", help="Results folders to copy from.")],
     into: Annotated[
         Path,
-        typer.Option("--into", "--runs", envvar="TRACTBENCH_HOME", help="Results folder to copy to."),
+        typer.Option("--into", "--runs", envvar="TRACTBENCH_HOME", help="Results folder to copy to.", callback=in_home),
     ] = Path("runs"),
     as_json: Json = False,
     quiet: Quiet = False,
@@ -126,7 +127,7 @@ def store_merge(
     for line in merged.refused:
         print(f"tractbench: refused {line}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"into": str(into), **asdict(merged)}))
+        print(to_json({"into": str(into), **asdict(merged)}))
     elif not quiet:
         counts = ", ".join(f"{len(folders)} {name}" for name, folders in asdict(merged).items())
         print(f"{into}: {counts}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
@@ -19,6 +18,7 @@ import typer
 from tractbench.cli.interrupts import interrupts
 from tractbench.cli.looks import make_until_decided, next_choice
 from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, parse_duration, with_plugins
+from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _register(choice: Choice, store: Store, looks: str | None, as_json: bool) ->
     for plan in make_plans(choice, numbers if isinstance(numbers, tuple) else ()):
         registered = register(store.root, plan)
         if as_json:
-            print(json.dumps({"table": plan.table, "sha256": registered.sha256, "registered": registered.registered}))
+            print(to_json({"table": plan.table, "sha256": registered.sha256, "registered": registered.registered}))
         else:
             count = sum(len(cell.runs) for cell in plan.cells.values())
             print(f"{plan.table}: {count} runs, plan {registered.sha256}, registered {registered.registered}")

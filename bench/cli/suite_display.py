@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tractbench.cli.output import to_json
 from tractbench.pipeline.suite import Entry, Status, Suite
 from tractbench.pipeline.suite_cells import Choice, Unmet, look_up, missing_needs, wanted_cells
 from tractbench.pipeline.suite_cost import Cost, Costs
@@ -85,13 +85,13 @@ class Lines(Shown):
     def change(self, entry: Entry, suite: Suite) -> None:
         """Print a change as an object."""
         run = RunStatus.of(entry).model_dump(include={"run", "id", "status", "reason"})
-        print(json.dumps({"event": "change", **run}), flush=True)
+        print(to_json({"event": "change", **run}), flush=True)
 
     def summary(self, suite: Suite, status: SuiteStatus, unmet: Sequence[Unmet], code: int) -> None:
         """Print how it ended as an object."""
         failed = [RunStatus.of(entry).model_dump(include={"run", "id", "reason"}) for entry in suite.of("failed")]
         impossible = [{"cell": one.ref, "runs": one.runs, "reason": one.reason} for one in unmet]
-        print(json.dumps({"event": "summary", "exit": code, "counts": status.counts, "failed": failed,
+        print(to_json({"event": "summary", "exit": code, "counts": status.counts, "failed": failed,
                           "impossible": impossible, "problem": suite.problem}), flush=True)  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def print_dry_run(choice: Choice, store: Store, as_json: bool) -> None:
                  "seconds": None if cost.unknown else cost.total}
                 for one, cost in zip(lacking, costs, strict=True)]  # fmt: skip
         impossible = [{"cell": one.ref, "runs": one.runs, "reason": one.reason} for one in unmet]
-        print(json.dumps({"done": len(done), "runs": runs, "impossible": impossible,
+        print(to_json({"done": len(done), "runs": runs, "impossible": impossible,
                           "seconds": {"training": total.training, "sampling and scoring": total.sampling},
                           "counted": total.counted, "unknown": total.unknown,
                           "missing": [{"name": need.name, "detail": need.detail} for need in needs]}))  # fmt: skip

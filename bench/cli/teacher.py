@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tractbench.cli.options import Json, Quiet, chosen_device, progress, with_plugins
-from tractbench.errors import ConfigError, choose
+from tractbench.cli.output import to_json
+from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
     from tractbench.teachers.card import TeacherCard
@@ -28,7 +28,7 @@ def teacher_list(as_json: Json = False) -> None:
     from tractbench.teachers.published import local_cards, published_teachers
 
     rows: list[dict[str, Any]] = []
-    local = local_cards()
+    local = local_cards(_warn)
     for card, folder in local.values():
         where = "shipped" if folder == SHIPPED else "imported"
         fid = card.origin.fid if card.origin else None
@@ -37,7 +37,7 @@ def teacher_list(as_json: Json = False) -> None:
         if name not in local:
             rows.append(_summary(published) | {"where": "-", "fid": published.fid, "licence": published.licence})
     if as_json:
-        print(json.dumps(rows))
+        print(to_json(rows))
     else:
         headers = {
             "Teacher": "",
@@ -55,6 +55,10 @@ def teacher_list(as_json: Json = False) -> None:
         ]  # fmt: skip
         print_table(headers, cells)
         print("FID: as its authors report it. 'teacher info NAME' shows the rest.")
+
+
+def _warn(text: str) -> None:
+    print(f"tractbench: {text}", file=sys.stderr)
 
 
 def _summary(card: TeacherCard | Published) -> dict[str, Any]:
@@ -92,6 +96,9 @@ def teacher_import(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set it was trained on, without --card.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, without --card.")] = "unknown",
+    key: Annotated[
+        str | None, typer.Option(help="Which of several weights in the file. [default: their average, if one is there]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read a checkpoint without executing anything in it, check it and keep it as safetensors with a card.
@@ -103,7 +110,7 @@ def teacher_import(
     from tractbench.teachers.published import import_teacher, published_teacher
 
     published = published_teacher(card) if card else None
-    imported, trial = import_teacher(file, published, name=name, dataset=dataset, licence=licence)
+    imported, trial = import_teacher(file, published, name=name, dataset=dataset, licence=licence, key=key)
     _print_imported(imported, trial, first_use=bool(published and published.sha256 is None), as_json=as_json)
 
 
@@ -113,13 +120,16 @@ def _print_imported(card: TeacherCard, trial: Trial, *, first_use: bool, as_json
     path = imported_folder() / f"{card.name}.toml"
     assert card.origin is not None
     if as_json:
-        print(json.dumps({
+        print(to_json({
             "name": card.name, "card": str(path), "sha256": card.sha256, "source_sha256": card.origin.sha256,
             "format": card.origin.format, "network": card.network, "parameters": card.parameters,
+            "taken": card.origin.taken,
             "trial_shape": trial.shape, "trial_mean_absolute": trial.mean_absolute,
         }))  # fmt: skip
         return
     print(f"{card.name}: {card.network}, {card.parameters:,} parameters, read from {card.origin.format}")
+    if card.origin.taken:
+        print(f"taken: {card.origin.taken}; --key NAME takes others")
     print(f"source sha256 {card.origin.sha256}")
     if first_use:
         print("its authors publish no hash: this one is recorded, and every later file of that name must have it")
@@ -155,7 +165,13 @@ def teacher_download(
     path = cache_dir() / "downloads" / (published.url or source).rsplit("/", 1)[-1]
     expected = expected_hash(published)
     download(source, path, expected, progress(quiet))
-    card, trial = import_teacher(path, published)
+    try:
+        card, trial = import_teacher(path, published)
+    except DamagedFileError as error:
+        if expected is None:  # a page that says sorry, say; kept, it would be taken for the file ever after
+            path.unlink(missing_ok=True)
+            raise DamagedFileError(f"{error}; what came from {source} was not kept") from error
+        raise
     if not keep:
         path.unlink()
     _print_imported(card, trial, first_use=expected is None, as_json=as_json)
@@ -172,14 +188,14 @@ def teacher_verify(
     from tractbench.teachers.card import TeacherCard, read_card
     from tractbench.teachers.published import local_cards, try_teacher
 
-    found = {name: read_card(name, TeacherCard) for name in names} if names else local_cards()
+    found = {name: read_card(name, TeacherCard) for name in names} if names else local_cards(_warn)
     rows: list[dict[str, Any]] = []
     for name, (card, folder) in found.items():
         trial = try_teacher(card, folder)
         rows.append({"name": name, "sha256": card.sha256, "parameters": card.parameters,
                      "trial_mean_absolute": trial.mean_absolute})  # fmt: skip
     if as_json:
-        print(json.dumps(rows))
+        print(to_json(rows))
     else:
         print_table(
             {"Teacher": "", "sha256": "", "Parameters": "right", "Mean absolute value of a trial": "right"},

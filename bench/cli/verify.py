@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tractbench.cli.options import Json, Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins
+from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def verify(
     both = find(records, known, plans, shipped)
     found = [v for v in both.yours.verdicts.values() if table in (None, v.table) and tier in (None, v.tier)]
     if as_json:
-        print(json.dumps(_values(found, both)))
+        print(to_json(_values(found, both)))
     else:
         _print(found, both)
     if any(verdict.verdict == "contradicted" for verdict in found):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from tractbench.diffusion.preconditioning import SCHEMES, SIGMA_DATA
+from tractbench.diffusion.preconditioning import IDDPM, SCHEMES, SIGMA_DATA
 from tractbench.errors import ConfigError, nearest_name
 from tractbench.plugins import components, load_class
 
@@ -184,6 +184,12 @@ class VE(Process):
 
     With i = t * steps, sigma(t) = (smin^(1/7) + (i-1)/(steps-1) (smax^(1/7) - smin^(1/7)))^7 for i >= 1, so that the
     steps of a sampler are the grid's points, and sigma(0) = 0; between them sigma grows linearly.
+
+    Attributes:
+        steps: noise levels above 0.
+        sigma_min: the least of them.
+        sigma_max: the largest.
+        rounding: ``iddpm`` takes iDDPM's nearest level for each, as EDM's sampler does for networks of these only.
     """
 
     name: ClassVar[str] = "ve"
@@ -195,6 +201,7 @@ class VE(Process):
     steps: int = default_steps
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    rounding: Literal["", "iddpm"] = ""
 
     @classmethod
     def on_grid(cls, steps: int) -> Self:
@@ -203,8 +210,9 @@ class VE(Process):
 
     @property
     def key(self) -> dict[str, object]:
-        """Name, number of noise levels and their ends."""
-        return {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        """Name, number of noise levels, their ends and how they are rounded, if they are."""
+        ends = {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        return ends | ({"rounding": self.rounding} if self.rounding else {})
 
     @property
     def prior_std(self) -> float:
@@ -220,10 +228,14 @@ class VE(Process):
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
         index = t.double() * self.steps
         root = low + (index.clamp(min=1.0) - 1) / max(1, self.steps - 1) * (high - low)
-        return torch.pow(root, 7) * index.clamp(max=1.0)
+        sigma = torch.pow(root, 7)
+        if self.rounding:
+            levels = IDDPM()
+            sigma = levels.u.to(sigma)[levels.index(sigma)]
+        return sigma * index.clamp(max=1.0)
 
     def time(self, ratio: Tensor) -> Tensor:
-        """Time of a noise level in [0, sigma_max], the inverse of ``sigma``; below sigma_min that is linear."""
+        """Time of a noise level in [0, sigma_max]: the inverse of ``sigma`` before rounding, linear below sigma_min."""
         low, high = self.sigma_min ** (1 / 7), self.sigma_max ** (1 / 7)
         above = 1 + (torch.pow(ratio.double(), 1 / 7) - low) / (high - low) * (self.steps - 1)
         below = ratio.double() / self.sigma_min

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,38 +14,88 @@ from pathlib import Path
 
 from tractbench.errors import StoreError
 
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
 
 def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> None:
     """Write a file under a temporary name, flush it to disk and rename it, so that no reader sees half of it.
+
+    A link stays: the file that it leads to is replaced. What is no regular file (a device, a pipe) is written to.
 
     Args:
         path: the final name; its folder is made if needed.
         content: bytes, text (written as UTF-8), or a function that writes to the path it is given.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or the disk is full.
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        target = _target(path)
+        device = _is_device(target)
+        if not device:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(
+            dir=None if device else target.parent, prefix=f".{target.name}.", suffix=".tmp"
+        )
         os.close(descriptor)
         temporary = Path(name)
         if callable(content):
             content(temporary)
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        if device:
+            with temporary.open("rb") as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out)
+            return
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose a folder you can write to") from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Find out now whether :func:`write_atomic` will be able to write a file, before anything long is done for it.
+
+    Raises:
+        StoreError: it will not.
+    """
+    try:
+        target = _target(path)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if _is_device(target):
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        folder = target.parent
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _target(path: Path) -> Path:
+    """Return the file that a name stands for, behind links; a link that leads nowhere names the file to be made."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    remedy = "make room, or choose another disk" if error.errno in FULL else "choose a folder you can write to"
+    return StoreError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def file_sha256(path: Path) -> str:

@@ -35,6 +35,9 @@ def keep_sealed(files: Sequence[Path], compute: Callable[[], None], progress: Pr
     with _alone(seal, progress):
         if _fits(seal, files):
             return
+        for path in files:  # what a killed process left half-written: nobody else writes here now
+            for left in path.parent.glob(f".{path.name}.*.tmp"):
+                left.unlink(missing_ok=True)
         if any(path.exists() for path in (seal, *files)):
             progress.message(f"{files[0]} does not fit the hashes in {seal.name}; it is computed again")
         seal.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.scorer import reference_hash
 from tractbench.method import Method
 from tractbench.nets.build import network_class
-from tractbench.teachers.load import teacher_hash
+from tractbench.teachers.load import teacher_hash, teacher_process
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def identify(config: RunConfig, method: Method, dataset: Dataset, weights: Path 
     Raises:
         ConfigError: the data or the teacher's card are not on this machine, or do not go together.
     """
-    process = load_process(config.process, config.grid_steps)
+    process = teacher_process(config.teacher, load_process(config.process, config.grid_steps))
     teacher = teacher_hash(config.teacher, dataset, process)
     protocol = load_protocol(config.protocol)
     reference = reference_hash(dataset, protocol, samples=config.samples, weights=weights)

@@ -29,6 +29,7 @@ from tractbench.method import Method, Phase
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime, Stoppable
 from tractbench.progress import Progress
+from tractbench.results.locks import OWNER, held
 from tractbench.results.record import DistillationError, Training
 from tractbench.results.store import CHECKPOINT, LOSSES, LOSSES_HASH, STUDENT, Store
 from tractbench.seeds import generator
@@ -110,11 +111,18 @@ def make_student(
     def there() -> bool:
         return group.from_main(lambda: not runtime.force and (folder / STUDENT).is_file())
 
-    if there():
+    def abandoned() -> bool:
+        """Whether who trained it was killed before its checkpoints were removed."""
+        left = bool(Checkpoints(folder, cell.student, CHECKPOINT).files()) or (folder / OWNER).exists()
+        return left and not held(folder)
+
+    if there() and not group.from_main(abandoned):
         return _found(cell, teacher, ends, folder, name, progress, runtime)
     lock = store.lock_student(cell.student, name, progress.message, runtime.stop) if group.is_main else nullcontext()
     with lock:
         if there():
+            if group.is_main:
+                Checkpoints(folder, cell.student, CHECKPOINT).clear()
             return _found(cell, teacher, ends, folder, name, progress, runtime)
         return _trained(cell, teacher, ends, folder, name, progress, runtime)
 

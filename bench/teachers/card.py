@@ -72,6 +72,7 @@ class Origin(BaseModel):
         format: what kind of file it was.
         published: name of the published teacher it was taken for, if any.
         fid: the FID its authors report, and where.
+        taken: which of several weights in the file were taken.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +83,7 @@ class Origin(BaseModel):
     published: str | None = None
     fid: float | None = None
     fid_source: str | None = None
+    taken: str | None = None
 
 
 class TeacherCard(Card):

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.denoiser import PARAMETERISATIONS, Denoiser, SigmaDenoiser, on_device
-from tractbench.diffusion.preconditioning import SCHEMES
-from tractbench.diffusion.processes import Process, process_of
+from tractbench.diffusion.preconditioning import SCHEMES, iddpm_levels
+from tractbench.diffusion.processes import VE, Process, process_of
 from tractbench.errors import ConfigError
 from tractbench.io.canonical import canonical
 from tractbench.nets.build import build_network, network_class
@@ -23,6 +23,9 @@ from tractbench.teachers.card import TeacherCard, load_network, read_card, read_
 
 EXACT = "exact"
 """The teacher's name on data whose optimal denoiser is a closed form."""
+
+ROUNDED = 1e-5
+"""How far, relatively, noise levels in a checkpoint are off for being float32."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,39 @@ def wrap(
     return SigmaDenoiser(network, process, SCHEMES[parameterisation](**(settings or {})))
 
 
+def card_process(card: TeacherCard, process: Process) -> Process:
+    """Return a process within the noise levels that a teacher knows, as EDM's sampler has it.
+
+    Its least level is the larger one of the process's and the network's, its largest the smaller one, and all are
+    rounded to iDDPM's where the network knows no others (Karras et al. 2022, appendix C.3).
+    """
+    if not isinstance(process, VE) or card.process != process.name or card.parameterisation not in SCHEMES:
+        return process
+    scheme = SCHEMES[card.parameterisation](**card.settings)
+    low, high = max(process.sigma_min, scheme.sigma_min), min(process.sigma_max, scheme.sigma_max)
+    rounding: Literal["", "iddpm"] = "iddpm" if card.parameterisation == "iddpm" else ""
+    return replace(process, sigma_min=low, sigma_max=high, rounding=rounding)
+
+
+def teacher_process(name_or_path: str, process: Process) -> Process:
+    """Return a process within the noise levels that a teacher knows, by the teacher's name or its card's path.
+
+    Raises:
+        ConfigError: there is no such teacher, or fewer levels are known to it than the process has.
+    """
+    if name_or_path == EXACT:
+        return process
+    card, _ = read_card(name_or_path, TeacherCard)
+    known = card_process(card, process)
+    if isinstance(known, VE) and known.rounding:
+        levels = known.sigma(torch.arange(known.steps + 1, dtype=torch.float64) / known.steps)
+        if not bool((levels.diff() > 0).all()):
+            raise ConfigError(
+                f"grid_steps {known.steps}: teacher '{card.name}' knows fewer noise levels; take fewer, such as 40"
+            )
+    return known
+
+
 def load_card(card: TeacherCard, folder: Path, process: Process) -> nn.Module:
     """Return a card's network as a denoiser of a process, without gradients.
 
@@ -77,13 +113,17 @@ def load_card(card: TeacherCard, folder: Path, process: Process) -> nn.Module:
     tensors = read_weights(card, folder)
     settings: dict[str, Any] = dict(card.settings)
     if card.parameterisation == "iddpm" and "u" in tensors:
-        settings["u"] = tensors.pop("u").double()
+        settings["u"] = levels = tensors.pop("u").double()
+        usual = iddpm_levels()
+        if levels.shape != usual.shape or not torch.allclose(levels, usual, rtol=ROUNDED, atol=ROUNDED):
+            raise ConfigError(f"teacher '{card.name}' has noise levels that are not iDDPM's; they are not known here")
     network = load_network(card, folder, tensors)
     tensors.clear()  # the network holds them; a second reference would keep what another layout replaces
     denoiser = wrap(network, card.parameterisation, process, settings)
     if isinstance(denoiser, SigmaDenoiser):
         scheme = denoiser.scheme
-        if process.sigma_min < scheme.sigma_min or process.sigma_max > scheme.sigma_max:
+        low, high = scheme.sigma_min * (1 - ROUNDED), scheme.sigma_max * (1 + ROUNDED)
+        if process.sigma_min < low or process.sigma_max > high:
             raise ConfigError(
                 f"teacher '{card.name}' knows noise levels {scheme.sigma_min:.3g} to {scheme.sigma_max:.3g}, process "
                 f"'{process.name}' has {process.sigma_min:.3g} to {process.sigma_max:.3g}; choose another teacher"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +14,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tractbench.diffusion.processes import load_process, process_of
-from tractbench.errors import ConfigError, DamagedFileError, nearest_name
+from tractbench.errors import ConfigError, DamagedFileError, StoreError, TractbenchError, nearest_name, one_line
 from tractbench.io.files import file_sha256, write_atomic
 from tractbench.nets.architectures import architecture
 from tractbench.nets.build import Argument, meta_network, network_class
+from tractbench.registry import load_dataset
 from tractbench.teachers.card import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
-from tractbench.teachers.load import load_card
+from tractbench.teachers.load import card_process, load_card
 from tractbench.teachers.readers.foreign import Foreign, fit, read_foreign, write_safetensors
 
 GRID = 1024
@@ -93,11 +96,20 @@ def published_teacher(name: str) -> Published:
     return cards[name]
 
 
-def local_cards() -> dict[str, tuple[TeacherCard, Path]]:
-    """Return the teachers on this machine, shipped and imported, and the folder of each."""
-    paths = [p for folder in (SHIPPED, imported_folder()) for p in sorted(folder.glob("*.toml"))]
-    teachers = (p for p in paths if "parameterisation" in tomllib.loads(p.read_text(encoding="utf-8-sig")))
-    return {p.stem: read_card(str(p), TeacherCard) for p in teachers}
+def local_cards(tell: Callable[[str], None] = lambda text: None) -> dict[str, tuple[TeacherCard, Path]]:
+    """Return the teachers on this machine, shipped and imported, and the folder of each.
+
+    Args:
+        tell: told of each card that cannot be read, which is left out.
+    """
+    found: dict[str, tuple[TeacherCard, Path]] = {}
+    for path in (p for folder in (SHIPPED, imported_folder()) for p in sorted(folder.glob("*.toml"))):
+        try:
+            if "parameterisation" in tomllib.loads(path.read_text(encoding="utf-8-sig")):
+                found[path.stem] = read_card(str(path), TeacherCard)
+        except (TractbenchError, OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            tell(f"{path} is left out: {one_line(str(error))}; delete it, or import that teacher again")
+    return found
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ def try_teacher(card: TeacherCard, folder: Path) -> Trial:
     Raises:
         DamagedFileError: its weights are not what the card promises, or give numbers that are not finite.
     """
-    denoiser = load_card(card, folder, load_process(card.process, GRID))
+    denoiser = load_card(card, folder, card_process(card, load_process(card.process, GRID)))
     channels, size = (_whole(card.arguments, key) for key in ("channels", "size"))
     noise = torch.randn((2, channels, size, size), generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(2, dtype=torch.int64) if card.arguments.get("classes") else None
@@ -144,10 +156,12 @@ def import_teacher(
     name: str | None = None,
     dataset: str | None = None,
     licence: str = "unknown",
+    key: str | None = None,
 ) -> tuple[TeacherCard, Trial]:
     """Read a foreign checkpoint, check it, and write it into the cache as safetensors with a card.
 
-    Nothing in the file is executed. The card is written last, after the weights were loaded and tried once.
+    Nothing in the file is executed. Weights get their name after they were loaded and tried once, and the card is
+    written last: a teacher of the same name works until then, and afterwards if anything is wrong.
 
     Args:
         path: the file.
@@ -155,13 +169,16 @@ def import_teacher(
         name: the imported teacher's name; the published one's, or the file's.
         dataset: data set it was trained on, where no published card says.
         licence: of the weights, likewise.
+        key: which of several weights in the file.
 
     Raises:
-        ConfigError: the file does not say what network it is, and no card does.
+        ConfigError: the file does not say what network it is or which of its weights are meant, and nothing else does;
+            or there is no such data set, or its images have another shape.
         DamagedFileError: it is not what the card promises, or does not fit its network.
     """
+    data = load_dataset(dataset) if dataset is not None and published is None else None
     digest = _checked_hash(path, published)
-    foreign = read_foreign(path)
+    foreign = read_foreign(path, key)
     name = name or (published.name if published else path.stem)
     if Path(name).name != name or (SHIPPED / f"{name}.toml").exists():
         raise ConfigError(f"name {name!r}: it is a shipped teacher's or no file name; choose another with --name")
@@ -169,6 +186,13 @@ def import_teacher(
     dataset = published.dataset if published else dataset
     if dataset is None:
         raise ConfigError(f"{path} does not say what it was trained on; add --dataset NAME or --card NAME")
+    if data is not None:
+        channels, size = (_whole(arguments, key) for key in ("channels", "size"))
+        if (channels, size, size) != data.shape:
+            raise ConfigError(
+                f"{path} makes images of shape {(channels, size, size)}, data set '{data.name}' has {data.shape}; "
+                "name the data set that it was trained on"
+            )
     folder = imported_folder()
     state = fit(foreign.state, meta_network(network, arguments), str(path))
     names = {name for name, _ in meta_network(network, arguments).named_parameters()}
@@ -177,39 +201,79 @@ def import_teacher(
         raise DamagedFileError(
             f"{path} has {parameters:,} parameters, '{published.name}' has {published.parameters:,}; it is another file"
         )
-    file, extra = f"{name}.safetensors", {"u": foreign.u} if foreign.u is not None else {}
-    write_safetensors(state | extra, folder / file)
-    card = TeacherCard(
-        name=name,
-        summary=published.summary if published else f"imported from {path.name}",
-        dataset=dataset,
-        network=network,
-        arguments=arguments,
-        parameters=parameters,
-        file=file,
-        sha256=file_sha256(folder / file),
-        licence=published.licence if published else licence,
-        command=f"tractbench teacher import {path.name}" + (f" --card {published.name}" if published else ""),
-        process=process_of(parameterisation).name,
-        parameterisation=parameterisation,
-        settings=foreign.settings,
-        origin=Origin(
-            file=path.name,
-            sha256=digest,
-            format=foreign.format,
-            published=published.name if published else None,
-            fid=published.fid if published else None,
-            fid_source=published.fid_source if published else None,
-        ),
-    )
-    del foreign, state  # else both copies are in memory during the trial
-    trial = try_teacher(card, folder)
-    write_atomic(folder / f"{name}.toml", to_toml(card))
-    return card, trial
+    extra = {"u": foreign.u} if foreign.u is not None else {}
+    with _staging(folder) as staging:
+        write_safetensors(state | extra, staging / WEIGHTS)
+        card = TeacherCard(
+            name=name,
+            summary=published.summary if published else f"imported from {path.name}",
+            dataset=dataset,
+            network=network,
+            arguments=arguments,
+            parameters=parameters,
+            file=WEIGHTS,
+            sha256=file_sha256(staging / WEIGHTS),
+            licence=published.licence if published else licence,
+            command=f"tractbench teacher import {path.name}"
+            + (f" --card {published.name}" if published else "")
+            + (f" --key {key}" if key else ""),
+            process=process_of(parameterisation).name,
+            parameterisation=parameterisation,
+            settings=foreign.settings,
+            origin=Origin(
+                file=path.name,
+                sha256=digest,
+                format=foreign.format,
+                published=published.name if published else None,
+                fid=published.fid if published else None,
+                fid_source=published.fid_source if published else None,
+                taken=foreign.taken,
+            ),
+        )
+        del foreign, state  # else both copies are in memory during the trial
+        trial = try_teacher(card, staging)
+        return _keep(card, staging, folder), trial
+
+
+WEIGHTS = "weights.safetensors"
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Give a folder beside the teachers that is gone afterwards.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as name:
+            yield Path(name)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {folder} ({error.strerror}); choose another cache with TRACTBENCH_CACHE"
+        ) from error
+
+
+def _keep(card: TeacherCard, staging: Path, folder: Path) -> TeacherCard:
+    """Give tried weights and their card their names; whoever is killed in between leaves the teacher before."""
+    path = folder / f"{card.name}.toml"
+    before = read_card(str(path), TeacherCard)[0].file if path.exists() else None
+    file = f"{card.name}.safetensors"
+    if before is not None:
+        file = before if file_sha256(folder / before) == card.sha256 else f"{card.name}-{card.sha256[:12]}.safetensors"
+    kept = card.model_copy(update={"file": file})
+    (staging / WEIGHTS).replace(folder / file)
+    write_atomic(path, to_toml(kept))
+    if before not in (None, file):
+        (folder / str(before)).unlink(missing_ok=True)
+    return kept
 
 
 def _checked_hash(path: Path, published: Published | None) -> str:
     """Return a file's sha256, after comparing it with the published one or with the one imported first."""
+    if path.is_dir():
+        return ""  # the reader says what it is
     try:
         digest = file_sha256(path)
     except OSError as error:
@@ -226,12 +290,17 @@ def _checked_hash(path: Path, published: Published | None) -> str:
 
 
 def expected_hash(published: Published) -> str | None:
-    """Return the hash that a published teacher's file must have: its card's, or that of the first import."""
-    path = imported_folder() / f"{published.name}.toml"
-    if published.sha256 or not path.exists():
+    """Return the hash that a published teacher's file must have: its card's, or that of the first import of any name.
+
+    Args:
+        published: the teacher.
+    """
+    if published.sha256:
         return published.sha256
-    origin = read_card(str(path), TeacherCard)[0].origin
-    return origin.sha256 if origin else None
+    for card, _ in local_cards().values():
+        if card.origin is not None and card.origin.published == published.name:
+            return card.origin.sha256
+    return None
 
 
 def _recipe(foreign: Foreign, path: Path, published: Published | None) -> tuple[str, dict[str, Argument], str]:

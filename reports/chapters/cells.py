@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tractbench.claims.axes import Axis
-from tractbench.claims.rows import Cell, CellData, Row
+from tractbench.claims.published import Published
+from tractbench.claims.rows import Cell
 from tractbench.reports.chapters.captions import caption
 from tractbench.reports.chapters.columns import columns, entries, has_budget
 from tractbench.reports.chapters.field import cited_entries
@@ -22,7 +23,8 @@ def main(subject: Subject) -> list[Sheet]:
     if not shown:
         return []
     cells = [table.cells[f"{row.id}/{data.nfe}"] for row, data in shown if not row.cannot]
-    bests = _bests(subject, cells, shown)
+    figures = [(f"{table.name}/{row.id}/{data.nfe}", data.nfe, data.published) for row, data in shown if not row.data]
+    bests = _bests(subject, cells, figures)
     rows = []
     for row, data in shown:
         lead = [Entry(row.label, row.label, marks=notes.mark(row.note)), Entry(str(data.nfe), data.nfe)]
@@ -39,9 +41,7 @@ def main(subject: Subject) -> list[Sheet]:
 def axis_sheet(subject: Subject, axis: Axis) -> Sheet:
     """Return an ablation: the cells along its axis."""
     cells, notes = [subject.table.cells[point.cell] for point in axis.points], Notes()
-    bests = _bests(
-        subject, cells, [(cell.row, CellData(nfe=cell.nfe, settings={}, published=cell.published)) for cell in cells]
-    )
+    bests = _bests(subject, cells, [(cell.id, cell.nfe, cell.published) for cell in cells])
     rows = []
     for index, (cell, point) in enumerate(zip(cells, axis.points, strict=True)):
         lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=notes.mark(cell.row.note))]
@@ -67,22 +67,30 @@ def _sheet(
 
 
 def _bests(
-    subject: Subject, cells: list[Cell], shown: Sequence[tuple[Row, CellData]]
+    subject: Subject, cells: list[Cell], figures: Sequence[tuple[str, int, Published | None]]
 ) -> dict[Source, set[tuple[str, bool]]]:
     """Return :func:`_best` by whose runs: the user's and the shipped ones are not compared with each other."""
-    return {one.source: _best(one, cells, shown) for one in (subject, subject.shipped) if one}
+    return {one.source: _best(one, cells, figures) for one in (subject, subject.shipped) if one}
 
 
-def _best(subject: Subject, cells: list[Cell], shown: Sequence[tuple[Row, CellData]]) -> set[tuple[str, bool]]:
-    """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True)."""
+def _best(
+    subject: Subject, cells: list[Cell], figures: Sequence[tuple[str, int, Published | None]]
+) -> set[tuple[str, bool]]:
+    """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True).
+
+    Args:
+        subject: the table.
+        cells: those that can be run.
+        figures: id, NFE and published figure of those that are compared.
+    """
     ours: dict[int, dict[str, float]] = {}
     theirs: dict[int, dict[str, float]] = {}
     for cell in cells:
         if (mean := subject.evidence[cell.id].mean) is not None:
             ours.setdefault(cell.nfe, {})[cell.id] = mean
-    for row, data in shown:
-        if data.published and not row.data:
-            theirs.setdefault(data.nfe, {})[f"{subject.table.name}/{row.id}/{data.nfe}"] = data.published.value
+    for cell_id, nfe, figure in figures:
+        if figure:
+            theirs.setdefault(nfe, {})[cell_id] = figure.value
     found = set()
     for published, by_nfe in ((False, ours), (True, theirs)):
         for values in by_nfe.values():

@@ -7,6 +7,7 @@ reader of them would execute whatever they hold.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import warnings
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
-from tractbench.io.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode
+from tractbench.io.pickles import Call, Inert, Known, NumpyType, TableUnpickler, encode, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
@@ -80,16 +81,19 @@ def _persistent_object(meta: object) -> Node:
     if not isinstance(meta, dict) or meta.get("type") != "class":
         raise pickle.UnpicklingError("a persistent object that is not a class")
     if meta.get("version") != 6:
-        raise pickle.UnpicklingError(f"persistent objects of version {meta.get('version')!r}, 6 is known")
+        raise pickle.UnpicklingError(f"persistent objects of version {shown(meta.get('version'))}, 6 is known")
     node = Node()
-    node.class_name = str(meta.get("class_name"))
+    name = meta.get("class_name")
+    if not isinstance(name, str):
+        raise pickle.UnpicklingError("a class without a name")
+    node.class_name = name
     node.__setstate__(meta.get("state"))
     return node
 
 
 def _whole(values: object) -> tuple[int, ...]:
     if not isinstance(values, tuple) or not all(type(value) is int and value >= 0 for value in values):
-        raise pickle.UnpicklingError(f"sizes or strides {values!r}")
+        raise pickle.UnpicklingError(f"sizes or strides {shown(values)}")
     return values
 
 
@@ -100,7 +104,7 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *igno
     if len(sizes) != len(strides):
         raise pickle.UnpicklingError(f"sizes {sizes} with strides {strides}")
     last = start + sum((count - 1) * step for count, step in zip(sizes, strides, strict=True))
-    if all(sizes) and last >= storage.tensor.numel():
+    if all(sizes) and (last >= storage.tensor.numel() or math.prod(sizes) > storage.tensor.numel()):
         raise pickle.UnpicklingError(f"a tensor that reaches outside its storage: {sizes}, {strides}, {start}")
     return _Array(storage.tensor.as_strided(sizes, strides, start if all(sizes) else 0))
 
@@ -113,7 +117,7 @@ def _parameter(tensor: object, *ignored: object) -> _Array:
 
 def _scalar(kind: object, raw: object) -> int | float | bool:
     if not isinstance(kind, NumpyType) or kind.code not in SCALARS or not isinstance(raw, bytes):
-        raise pickle.UnpicklingError(f"a NumPy scalar of type {getattr(kind, 'code', kind)!r}")
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {shown(getattr(kind, 'code', kind))}")
     value: int | float | bool = struct.unpack(kind.order + SCALARS[kind.code], raw)[0]
     return value
 
@@ -152,13 +156,24 @@ def _storage(blob: object) -> _Array:
         return _Array(torch.frombuffer(blob, dtype=dtype, count=count, offset=start))
 
 
+PLAIN = {"object": Inert(), "dict": Inert(), "set": Call(set), "bytes": Call(lambda: b"")}
+"""Python's own types; ``bytes`` for the empty one of protocol 0 to 2."""
+
+
+def _reconstructed(kind: object, base: object, state: object) -> object:
+    """Stand for ``copyreg._reconstructor``, by which protocols 0 and 1 make objects."""
+    if kind is Node and base is PLAIN["object"] and state is None:
+        return Node()
+    if kind is _Mapping and base is PLAIN["dict"] and isinstance(state, dict):
+        return _Mapping(state)
+    raise pickle.UnpicklingError("an object of a class that is not known")
+
+
 KNOWN: Known = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): Call(_persistent_object),
     ("torch.nn.modules.container", "ModuleDict"): Node,
     ("collections", "OrderedDict"): Call(OrderedDict),
     ("dnnlib.util", "EasyDict"): _Mapping,
-    ("__builtin__", "set"): Call(set),
-    ("builtins", "set"): Call(set),
     ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
     ("torch._utils", "_rebuild_parameter"): Call(_parameter),
     ("torch.storage", "_load_from_bytes"): Call(_storage),
@@ -166,6 +181,9 @@ KNOWN: Known = {
     ("numpy._core.multiarray", "scalar"): Call(_scalar),
     ("numpy", "dtype"): NumpyType,
     ("_codecs", "encode"): Call(encode),
+    **{(module, name): stands for module in ("__builtin__", "builtins") for name, stands in PLAIN.items()},
+    ("copy_reg", "_reconstructor"): Call(_reconstructed),
+    ("copyreg", "_reconstructor"): Call(_reconstructed),
 }
 """All that a file may name, and what it gets."""
 
@@ -174,24 +192,28 @@ class _Bounded:
     """A file that refuses to read more than there is, before memory is set aside for it."""
 
     def __init__(self, file: io.BufferedReader, size: int) -> None:
-        self.file, self.left = file, size
+        self.file, self.size = file, size
+
+    @property
+    def left(self) -> int:
+        return self.size - self.file.tell()
 
     def read(self, count: int = -1) -> bytes:
         if count > self.left:
             raise EOFError("the file ends early")
-        data = self.file.read(count)
-        self.left -= len(data)
-        return data
+        return self.file.read(count)
 
     def readinto(self, buffer: bytearray) -> int:
-        count = self.file.readinto(buffer)
-        self.left -= count
-        return count
+        return self.file.readinto(buffer)
 
     def readline(self) -> bytes:
-        data = self.file.readline()
-        self.left -= len(data)
-        return data
+        return self.file.readline()
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
 
 
 def read_edm_pickle(path: Path) -> Node:
@@ -204,27 +226,35 @@ def read_edm_pickle(path: Path) -> Node:
         with path.open("rb") as file:
             bounded = _Bounded(file, path.stat().st_size)
             found = TableUnpickler(bounded, KNOWN).load()
+            left = bounded.left
     except Exception as error:  # a hostile file may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DamagedFileError(
             f"{path} is not an EDM snapshot that can be trusted: {reason}; fetch it again"
         ) from error
-    if bounded.left:
-        raise DamagedFileError(f"{path} has {bounded.left} bytes after its end; fetch it again")
+    if left:
+        raise DamagedFileError(f"{path} has {left} bytes after its end; fetch it again")
     network = found.get("ema") if isinstance(found, dict) else None
     if not isinstance(network, Node) or network.class_name not in WRAPPERS:
         raise DamagedFileError(f"{path} holds no network under 'ema'; a snapshot of {', '.join(WRAPPERS)} is needed")
     return network
 
 
-def named_tensors(node: Node, path: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def named_tensors(node: Node, path: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield a module's parameters, buffers and children's, under the names of its state dict and in its order.
 
     Raises:
-        DamagedFileError: it is not a module; ``path`` is named.
+        DamagedFileError: it is not a module, or has one in several places; ``path`` is named.
     """
+    yield from _named_tensors(node, path, "", set())
+
+
+def _named_tensors(node: Node, path: Path, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     if prefix.count(".") > DEPTH:
         raise DamagedFileError(f"{path}: {prefix[:40]}... is nested too deep; fetch the file again")
+    if id(node) in seen:  # modules that share children would be walked through again and again
+        raise DamagedFileError(f"{path}: {prefix[:40]} is a module that was met before; fetch the file again")
+    seen.add(id(node))
     for kind in ("_parameters", "_buffers"):
         for name, value in _entries(node, kind, path, prefix):
             if not isinstance(value, _Array):
@@ -233,7 +263,7 @@ def named_tensors(node: Node, path: Path, prefix: str = "") -> Iterator[tuple[st
     for name, child in _entries(node, "_modules", path, prefix):
         if not isinstance(child, Node):
             raise DamagedFileError(f"{path}: {prefix}{name} is not a module; fetch the file again")
-        yield from named_tensors(child, path, f"{prefix}{name}.")
+        yield from _named_tensors(child, path, f"{prefix}{name}.", seen)
 
 
 def _entries(node: Node, kind: str, path: Path, prefix: str) -> list[tuple[str, object]]:

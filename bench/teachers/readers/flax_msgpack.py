@@ -109,6 +109,8 @@ def read_flax(path: Path) -> FlaxTeacher:
 
 def _convert(leaves: Leaves) -> FlaxTeacher:
     levels = 1 + max((int(found[1]) for key in leaves if (found := re.match(r"down_(\d+)\.block_", key))), default=-1)
+    if levels > len(leaves):
+        raise ValueError(f"{levels} levels in {len(leaves)} arrays")
     blocks = len({found[0] for key in leaves if (found := re.match(r"down_0\.block_\d+/", key))})
     places = {"dense0": "time.0", "dense1": "time.2", "class_emb": "class_emb", "conv_in": "down.0"}
     places |= {"norm_out": "out.0", "conv_out": "out.2"}

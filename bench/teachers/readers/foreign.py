@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tractbench.errors import DamagedFileError
+from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.io.files import write_atomic
+from tractbench.io.pickles import shown
 from tractbench.nets.build import Argument
 from tractbench.teachers.readers.edm_pickle import Node, named_tensors, read_edm_pickle
 from tractbench.teachers.readers.flax_msgpack import read_flax
+from tractbench.teachers.readers.state_dicts import is_safetensors, is_torch, read_safetensors, read_torch
 
-LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-"""How files of torch's old format begin."""
+OLD_PICKLES = (b"(dp", b"}q\x00", b"(d")
+"""How pickles of protocols 0 and 1 begin that are a dict, as snapshots are."""
 
 SHOWN = 3
 """Names an error lists of each kind."""
@@ -41,6 +42,7 @@ class Foreign:
         settings: of the preconditioning, where they differ from its defaults.
         u: iDDPM's noise levels, ``[M + 1]``.
         dropped: names that only training needs.
+        taken: which of several weights in the file these are, for people; None if there are no others.
     """
 
     format: str
@@ -52,28 +54,37 @@ class Foreign:
     settings: dict[str, float] = field(default_factory=dict)
     u: Tensor | None = None
     dropped: tuple[str, ...] = ()
+    taken: str | None = None
 
 
-def read_foreign(path: Path) -> Foreign:
+def read_foreign(path: Path, key: str | None = None) -> Foreign:
     """Read a checkpoint, recognised by its contents, without executing anything in it.
 
+    Args:
+        path: the file.
+        key: which of several weights in a PyTorch or safetensors file.
+
     Raises:
+        ConfigError: it holds several weights and nothing says which.
         DamagedFileError: it is none that is known, or is cut off or hostile.
     """
+    if path.is_dir():
+        raise DamagedFileError(f"{path} is a folder; give a checkpoint's file{_diffusers(path)}")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
         raise DamagedFileError(f"cannot read {path} ({error.strerror}); give the path of a checkpoint") from error
-    if head.startswith((b"PK\x03\x04", LEGACY_TORCH)):
-        return Foreign("state_dict", _state_dict(path))
-    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= size - 8:
-        try:
-            return Foreign("safetensors", load_file(path))
-        except SafetensorError as error:
-            raise DamagedFileError(f"{path} is a damaged safetensors file ({error}); fetch it again") from error
-    if head[:1] == b"\x80":
+    if is_torch(head):
+        weights = read_torch(path, key)
+        return Foreign("state_dict", weights.state, taken=weights.taken)
+    if is_safetensors(head, size):
+        weights = read_safetensors(path, key)
+        return Foreign("safetensors", weights.state, taken=weights.taken)
+    if key is not None:
+        raise ConfigError(f"--key {key}: {path} is no PyTorch or safetensors file; leave it out")
+    if head[:1] == b"\x80" or head.startswith(OLD_PICKLES):
         return _edm(read_edm_pickle(path), path)
     if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         teacher = read_flax(path)
@@ -86,38 +97,26 @@ def read_foreign(path: Path) -> Foreign:
     )
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a PyTorch state dict, bare or under ``state_dict`` or ``model``."""
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedFileError(f"{path} is not a PyTorch file of tensors only: {reason}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise DamagedFileError(f"{path} is not a state dict: names of tensors are needed and nothing else")
-    return {str(name): tensor.detach() for name, tensor in found.items()}
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
+def _diffusers(folder: Path) -> str:
+    """Say of a folder that diffusers wrote that its networks are others."""
+    if not any((folder / place).is_file() for place in ("model_index.json", "config.json", "unet/config.json")):
+        return ""
+    return " (diffusers' networks have no architecture in common with those that are known here)"
 
 
 PARAMETERISATION = {"EDMPrecond": "edm", "VPPrecond": "vp_linear", "VEPrecond": "ve_song", "iDDPMPrecond": "iddpm"}
 
 SETTINGS: Mapping[str, Mapping[str, tuple[str, float]]] = {
-    "edm": {"sigma_data": ("sigma_data", 0.5)},
-    "vp_linear": {"beta_d": ("beta_d", 19.9), "beta_min": ("beta_min", 0.1), "M": ("steps", 1000)},
+    "edm": {"sigma_data": ("sigma_data", 0.5), "sigma_min": ("sigma_min", 0.0), "sigma_max": ("sigma_max", math.inf)},
+    "vp_linear": {"beta_d": ("beta_d", 19.9), "beta_min": ("beta_min", 0.1), "M": ("steps", 1000),
+                  "epsilon_t": ("epsilon_t", 1e-5)},
     "ve_song": {"sigma_min": ("sigma_min", 0.02), "sigma_max": ("sigma_max", 100.0)},
     "iddpm": {},
-}
+}  # fmt: skip
 """Arguments of EDM's wrappers: ours of the same meaning and the default."""
 
 IGNORED = frozenset({
-    "use_fp16", "dropout", "label_dropout", "augment_dim", "sigma_min", "sigma_max", "epsilon_t", "C_1", "C_2", "M",
+    "use_fp16", "dropout", "label_dropout", "augment_dim", "C_1", "C_2", "M",
 })  # fmt: skip
 """Arguments of EDM's classes that do not change what a teacher computes here; ``M`` where it is no setting."""
 
@@ -125,7 +124,6 @@ IGNORED = frozenset({
 def _edm(root: Node, path: Path) -> Foreign:
     parameterisation = PARAMETERISATION[root.class_name]
     recipe, settings = _recipe(root, parameterisation, path)
-    network, arguments = _architecture(recipe, parameterisation, path)
     state, u, dropped = {}, None, []
     for name, tensor in named_tensors(root, path):
         if name == "u" and parameterisation == "iddpm":
@@ -136,6 +134,12 @@ def _edm(root: Node, path: Path) -> Foreign:
             state[name.removeprefix("model.")] = tensor
         else:
             raise DamagedFileError(f"{path} has an unexpected tensor {name!r}")
+    network, arguments = _architecture(recipe, parameterisation, path)
+    blocks, levels = arguments["blocks"], arguments["multipliers"]
+    assert isinstance(blocks, int)
+    assert isinstance(levels, tuple)
+    if blocks * len(levels) > len(state):  # else a false number would build a network without end
+        raise DamagedFileError(f"{path} says {len(levels)} levels of {blocks} blocks, and has {len(state)} tensors")
     return Foreign("edm_pickle", state, network, arguments, True, parameterisation, settings, u, tuple(dropped))
 
 
@@ -148,7 +152,7 @@ def _recipe(root: Node, parameterisation: str, path: Path) -> tuple[dict[str, An
     for key, (ours, default) in SETTINGS[parameterisation].items():
         value = recipe.pop(key, default)
         if not isinstance(value, (int, float)):
-            raise DamagedFileError(f"{path}: {key} is {value!r}, not a number")
+            raise DamagedFileError(f"{path}: {key} is {shown(value)}, not a number")
         if value != default:
             settings[ours] = value
     return recipe, settings
@@ -158,7 +162,7 @@ def _architecture(recipe: dict[str, Any], parameterisation: str, path: Path) -> 
     """Return our network and its arguments, those at their defaults left out, for a wrapper's constructor arguments."""
     model = recipe.pop("model_type", "DhariwalUNet")
     if model not in ("SongUNet", "DhariwalUNet"):
-        raise DamagedFileError(f"{path} holds a network {model!r}; SongUNet and DhariwalUNet are known")
+        raise DamagedFileError(f"{path} holds a network {shown(model)}; SongUNet and DhariwalUNet are known")
     song = model == "SongUNet"
     defaults: dict[str, Any] = {
         "label_dim": 0, "model_channels": 128 if song else 192, "channel_mult": [1, 2, 2, 2] if song else [1, 2, 3, 4],
@@ -201,7 +205,7 @@ def _song(told: Mapping[str, Any], path: Path) -> dict[str, Argument]:
                "decoder_type": ("standard",)}  # fmt: skip
     for key, known in choices.items():
         if told[key] not in known:
-            raise DamagedFileError(f"{path} was made with {key} {told[key]!r}; known: {', '.join(known)}")
+            raise DamagedFileError(f"{path} was made with {key} {shown(told[key])}; known: {', '.join(known)}")
     arguments: dict[str, Argument] = {}
     if told["embedding_type"] == "fourier":
         arguments["fourier"] = True
@@ -254,5 +258,18 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    plain = {name: tensor.float().contiguous() for name, tensor in state.items()}
-    write_atomic(path, lambda temporary: save_file(plain, temporary))
+    plain: dict[str, Tensor] = {}
+    held: set[int] = set()
+    for name, tensor in state.items():
+        values = tensor.float().contiguous()
+        place = values.untyped_storage().data_ptr()
+        plain[name] = values.clone() if place in held else values  # tied ones: the format has no sharing
+        held.add(place)
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, temporary)
+        except SafetensorError as error:  # the library's word for a full disk too
+            raise OSError(str(error)) from error
+
+    write_atomic(path, write)
