@@ -20,8 +20,7 @@ def machine(record: Record) -> str:
         f"{threads} thread{'s' * (threads != 1)}" if threads else "",
         f"tractbench {versions['tractbench']}{commit}" if versions.get("tractbench") else "",
         f"torch {versions['torch']}" if versions.get("torch") else "",
-        f"training version {record.training_version}" if record.config.schedule else "",
-        f"scoring version {record.scoring_version}",
+        f"training version {record.training_version}, scoring version {record.scoring_version}",
     ]
     return ", ".join(filter(None, parts))
 
