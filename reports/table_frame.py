@@ -10,14 +10,14 @@ import pandas as pd
 from tractbench.claims.rows import Cell, CellData, Row
 from tractbench.claims.table import Table
 from tractbench.reports.evidence import Evidence
-from tractbench.reports.findings import Found
+from tractbench.reports.findings import Found, says
 from tractbench.reports.verdicts.verdict import Verdict
 
 CELL_COLUMNS = {
     "id": "table/row/nfe",
     "label": "the row's label",
     "nfe": "network evaluations of an image",
-    "runs": "whose: yours, or shipped with tractbench",
+    "runs": "whose: yours, or shipped with tractbench; empty if there are none",
     "tier": "evidence tier",
     "protocol": "evaluation protocol",
     "metric": "name of the score",
@@ -70,7 +70,7 @@ def table_frame(tables: Mapping[str, Table], found: Found) -> pd.DataFrame:
                     own = _cell_row(cell, one.evidence[cell.id], one.verdicts.get(cell.id))
                     repeat = found.repeats.get(cell.id) if source == "yours" else None
                     answer = {"on_your_machine": repeat.answer, "ratio_to_shipped": repeat.ratio} if repeat else {}
-                    rows.append(cited | own | {"runs": source} | answer)
+                    rows.append(cited | own | {"runs": source if says(one, cell.id) else ""} | answer)
     return pd.DataFrame(rows, columns=list(CELL_COLUMNS))
 
 

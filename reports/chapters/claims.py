@@ -59,7 +59,7 @@ def _claim(subject: Subject, claim: Claim, verdict: Verdict, notes: Notes) -> tu
         ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
     return (
         Entry(claim.text, claim.text, marks=notes.mark(subject.table.sources[claim.source], claim.note, margin)),
-        *runs_entry(subject, records, notes),
+        *runs_entry(subject, verdict.id, records, notes),
         replace(
             ruling(verdict, target),
             marks=notes.mark("; ".join(verdict.notes), str(verdict.looks or ""), str(verdict.plan or "")),

@@ -66,10 +66,12 @@ def runs_column(subject: Subject) -> list[Column]:
     return [Column("Runs", False)] if subject.shipped else []
 
 
-def runs_entry(one: Subject, records: Sequence[Record], notes: Notes) -> list[Entry]:
-    """Return whose runs a line is of, with the kind of machine and the versions as a footnote."""
+def runs_entry(one: Subject, name: str, records: Sequence[Record], notes: Notes) -> list[Entry]:
+    """Return whose runs the line of a cell or claim is of, with the kind of machine and the versions as a footnote."""
     if not one.shipped:
         return []
+    if not one.says(name):
+        return [Entry(ABSENT, "~")]
     return [Entry(one.source, one.source, marks=notes.mark(f"{one.source}: {machines(records)}" if records else ""))]
 
 
@@ -97,7 +99,7 @@ def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: No
     evidence, verdict = subject.evidence[cell.id], subject.verdicts.get(cell.id)
     target = cell_anchor(cell.id, subject.source)
     spread = evidence.spread
-    entries = runs_entry(subject, evidence.records, notes)
+    entries = runs_entry(subject, cell.id, evidence.records, notes)
     if subject.published:
         entries.append(published_entry(subject, cell.published, (cell.id, True) in best, notes))
         entries += [others_entry(subject, cell.published, notes)] if has_others(subject.table) else []

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from tractbench.claims.table import Table
 from tractbench.reports.evidence import Evidence
-from tractbench.reports.findings import Findings, Found, Source
+from tractbench.reports.findings import Findings, Found, Source, says
 from tractbench.reports.sheet import METRIC_TITLES
 from tractbench.reports.verdicts.repeats import Repeat
 from tractbench.reports.verdicts.verdict import Verdict
@@ -55,6 +55,10 @@ class Subject:
         """Of the table's cells, whether the shipped result was reproduced by the user's runs."""
         own = {cell.id for cell in self.table.cells.values()}
         return {name: repeat for name, repeat in self.found.repeats.items() if name in own}
+
+    def says(self, name: str) -> bool:
+        """Whether the runs have something to say of a cell or claim."""
+        return says(self._findings, name)
 
     def lines(self, name: str) -> tuple[Subject, ...]:
         """Return by whose runs a cell or claim has a line."""
