@@ -32,6 +32,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Tables = Annotated[
     Path | None, typer.Option(help="Folder of tables of your own (*.toml) instead of the paper's.", show_default=False)
 ]
+Measured = Annotated[
+    bool,
+    typer.Option("--measured/--no-measured", help="Show the results that come with tractbench beside yours, apart."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
 
@@ -123,13 +127,19 @@ def _read_config_file(path: Path) -> dict[str, object]:
     return read_config_file(path)
 
 
-def store_or_note(runs: Path) -> Store:
-    """Return the results in a folder; where there are none yet, say so and go on: tables can be shown without any."""
+def store_or_note(runs: Path, shipped: bool = False) -> Store:
+    """Return the results in a folder; where there are none yet, say so and go on: tables can be shown without any.
+
+    Args:
+        runs: the folder.
+        shipped: there are results that come with the package, and they are shown.
+    """
     from tractbench.results.store import Store
 
     store = Store(runs, create=True)
     if not store.exists:
-        print(f"no results in {runs} yet: everything is shown as not run", file=sys.stderr)
+        rest = "shown is what was measured with tractbench by its developers" if shipped else ""
+        print(f"no results in {runs} yet: {rest or 'everything is shown as not run'}", file=sys.stderr)
     return store
 
 
