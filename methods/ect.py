@@ -23,7 +23,7 @@ class ECT(Method):
     summary: ClassVar[str] = "easy consistency tuning of a VE teacher's network (Geng et al. 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
     any_nfe: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, object]] = {"gradients": "replace_nonfinite", "optimiser": "radam", "lr": 1e-3}
+    defaults: ClassVar[Mapping[str, object]] = {"gradients": "replace_nonfinite", "optimiser": "radam", "lr": 5e-4}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
 
     noise_mean: float = Field(-1.1, description="mean of ln sigma_t in training")

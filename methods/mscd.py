@@ -20,7 +20,7 @@ class MSCD(Method):
 
     name: ClassVar[str] = "mscd"
     summary: ClassVar[str] = "multistep consistency distillation of a VP teacher (Heek et al. 2024)"
-    defaults: ClassVar[Mapping[str, object]] = {"lr": 1e-3}
+    defaults: ClassVar[Mapping[str, object]] = {"lr": 2e-4}
 
     first_steps: int = Field(64, ge=1, description="teacher steps over the whole path when training starts")
     growth: float = Field(

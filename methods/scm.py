@@ -31,7 +31,7 @@ class SCM(Method):
     summary: ClassVar[str] = "continuous-time consistency distillation of a VE teacher (Lu & Song 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
     any_nfe: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, object]] = {"lr": 3e-4}
+    defaults: ClassVar[Mapping[str, object]] = {"lr": 2e-4}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
 
     velocity: Literal["teacher", "data"] = Field(
