@@ -22,6 +22,7 @@ class ECT(Method):
     name: ClassVar[str] = "ect"
     summary: ClassVar[str] = "easy consistency tuning of a VE teacher's network (Geng et al. 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
+    continuous: ClassVar[bool] = True
     any_nfe: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, object]] = {"gradients": "replace_nonfinite", "optimiser": "radam", "lr": 1e-3}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})

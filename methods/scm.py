@@ -30,6 +30,7 @@ class SCM(Method):
     name: ClassVar[str] = "scm"
     summary: ClassVar[str] = "continuous-time consistency distillation of a VE teacher (Lu & Song 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
+    continuous: ClassVar[bool] = True
     any_nfe: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, object]] = {"lr": 3e-4}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
