@@ -62,7 +62,7 @@ def reference(images: int, left_out: int, dimensions: int = 128) -> tuple[float,
 
 
 def half(steps: int) -> float:
-    """How far images of the shipped digits teacher in float16 are from those in float32, relative to the largest value."""
+    """How far images of the shipped digits teacher in float16 are from those in float32, relative to the largest."""
     process, data = load_process("vp", 1024), load_dataset("digits")
     single = load_teacher("digits-vp", data, process).denoiser
     rounded = copy.deepcopy(single).half().float()  # what is imported from a file in half precision
