@@ -122,7 +122,7 @@ class Method(BaseModel):
         any_nfe: one student serves every NFE, so that a schedule need not end there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -38,9 +38,9 @@ class SCM(Method):
     velocity: Literal["teacher", "data"] = Field(
         "teacher", description="dx/dt: the teacher's (distillation), or cos(t) z - sin(t) x0 (training)"
     )
-    noise_mean: float = Field(0.0, description="mean of ln(sigma_data tan t) = ln sigma in training")
+    noise_mean: float = Field(0.0, ge=-10, le=10, description="mean of ln(sigma_data tan t) = ln sigma in training")
     noise_std: float = Field(
-        2.0, gt=0, description="standard deviation of ln sigma; the paper's -1 and 1.4 hardly reach sigma_max"
+        2.0, gt=0, le=4, description="standard deviation of ln sigma; the paper's -1 and 1.4 hardly reach sigma_max"
     )
     warmup_share: float = Field(
         0.1, ge=0, le=1, description="share of a phase over which the tangent's unstable terms come in"

@@ -81,8 +81,7 @@ if __name__ == "__main__":
     for epochs in (1, 4, 16):
         print(f"images never drawn after {epochs} epochs of 50,000: {unseen(50_000, epochs):.2%}; shuffled: 0")
     whole, part = reference(50_000, 80)
-    print(
-        f"Frechet distance of synthetic features: {whole:.5f} to 50,000, {part:.5f} to 49,920 ({part / whole - 1:+.1e})"
-    )
+    share = part / whole - 1
+    print(f"Frechet distance of synthetic features: {whole:.5f} to 50,000, {part:.5f} to 49,920 ({share:+.1e})")
     for steps in (1, 16, 256):
         print(f"digits-vp in float16 against its rounded weights in float32, {steps} DDIM steps: {half(steps):.1e}")

@@ -50,14 +50,17 @@ def options(name):
 def test_options(name, data):
     own, nfe = data.draw(options(name)), data.draw(st.integers(1, 4))
     progress = data.draw(st.sampled_from([0.0, 0.05, 0.5, 0.999]))
+    refused = ""
     with no_hang():
         try:
             config, method, _ = resolve({"method": name, "dataset": "gaussian:2", "nfe": nfe, **own})
             process = load_process(config.process, config.grid_steps)
             sampler = method.sampler(config.nfe, process)
         except TractbenchError as error:
-            assert len(str(error).splitlines()) == 1
-            return
+            refused = str(error)
+    if refused:
+        assert len(refused.splitlines()) == 1
+        return
     assert sampler.evaluations <= nfe
     assert all(0 <= time <= 1 for time in sampler.times)
     phase = method.phases(config.schedule)[-1]
