@@ -118,10 +118,11 @@ class Method(BaseModel):
         sampling_options: options that only sampling reads, so that another value needs no other student.
         draws: uniforms that an example's times are made of.
         two_times: its students also take the end of the jump: ``denoise(x_t, t, labels, t_end)``.
+        continuous: it trains at noise levels of any value, so that teachers which know a few are refused.
         any_nfe: one student serves every NFE, so that a schedule need not end there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -132,6 +133,7 @@ class Method(BaseModel):
     sampling_options: ClassVar[frozenset[str]] = frozenset()
     draws: ClassVar[int] = 2
     two_times: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
     any_nfe: ClassVar[bool] = False
 
     def default_schedule(self, nfe: int) -> Schedule:

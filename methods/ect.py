@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tractbench.consistency import consistency_sampler, log_normal_levels, pseudo_huber, regression
@@ -15,6 +16,9 @@ from tractbench.diffusion.processes import Process, per_sample
 from tractbench.diffusion.sampler import Sampler
 from tractbench.method import Batch, Method, Nets, Phase, Schedule, Target, Times
 
+MOST_HALVINGS = 30
+"""Gaps 1 - r/t below 2^-30 are lost in rounding: networks take noise levels in float32."""
+
 
 class ECT(Method):
     """The student at sigma_t is drawn to itself at a smaller sigma_r of the same image and noise, ever nearer."""
@@ -22,20 +26,30 @@ class ECT(Method):
     name: ClassVar[str] = "ect"
     summary: ClassVar[str] = "easy consistency tuning of a VE teacher's network (Geng et al. 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
+    continuous: ClassVar[bool] = True
     any_nfe: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, object]] = {"gradients": "replace_nonfinite", "optimiser": "radam", "lr": 5e-4}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
 
-    noise_mean: float = Field(-1.1, description="mean of ln sigma_t in training")
-    noise_std: float = Field(2.0, gt=0, description="standard deviation of ln sigma_t in training")
-    q: float = Field(2.0, gt=1, description="factor by which each stage shrinks 1 - r/t")
+    noise_mean: float = Field(-1.1, ge=-10, le=10, description="mean of ln sigma_t in training")
+    noise_std: float = Field(2.0, gt=0, le=4, description="standard deviation of ln sigma_t in training")
+    q: float = Field(2.0, gt=1, le=1e6, description="factor by which each stage shrinks 1 - r/t")
     stages: int = Field(8, ge=1, description="stages of equal length; the first is nearly diffusion training")
     k: float = Field(8.0, ge=0, description="k of n(t) = 1 + k sigmoid(-b t), which widens the gap at low noise")
     b: float = Field(1.0, ge=0, description="b of n(t)")
-    c: float = Field(0.0, ge=0, description="c of the distance sqrt(|d|^2 + c^2) - c; 0 is the L2 norm")
+    c: float = Field(0.0, ge=0, le=1e6, description="c of the distance sqrt(|d|^2 + c^2) - c; 0 is the L2 norm")
     levels: tuple[float, ...] = Field(
         (), description="noise levels that the second and later evaluations start from; () for 0.821 and around it"
     )
+
+    @model_validator(mode="after")
+    def _gaps_can_be_told(self) -> Self:
+        if self.stages * math.log2(self.q) > MOST_HALVINGS:
+            raise ValueError(
+                f"stages {self.stages}, q {self.q:g}: the last gap is less than 2^-{MOST_HALVINGS} of the noise; "
+                f"take at most {int(MOST_HALVINGS / math.log2(self.q))} stages"
+            )
+        return self
 
     def default_schedule(self, nfe: int) -> Schedule:
         """(40, 1): training knows no steps; the teacher is sampled in 40."""

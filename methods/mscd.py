@@ -29,6 +29,7 @@ class MSCD(Method):
     adjustment: float = Field(
         0.0,
         ge=0,
+        le=10,
         description="eta of adjusted DDIM: share of the teacher's squared error that its step makes up for",
     )
     clip_target: bool = Field(False, description="clip x0 of teacher and student to [-1, 1] while building targets")

@@ -30,6 +30,7 @@ class SCM(Method):
     name: ClassVar[str] = "scm"
     summary: ClassVar[str] = "continuous-time consistency distillation of a VE teacher (Lu & Song 2024)"
     processes: ClassVar[tuple[str, ...]] = ("ve",)
+    continuous: ClassVar[bool] = True
     any_nfe: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, object]] = {"lr": 2e-4}
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
@@ -37,9 +38,9 @@ class SCM(Method):
     velocity: Literal["teacher", "data"] = Field(
         "teacher", description="dx/dt: the teacher's (distillation), or cos(t) z - sin(t) x0 (training)"
     )
-    noise_mean: float = Field(0.0, description="mean of ln(sigma_data tan t) = ln sigma in training")
+    noise_mean: float = Field(0.0, ge=-10, le=10, description="mean of ln(sigma_data tan t) = ln sigma in training")
     noise_std: float = Field(
-        2.0, gt=0, description="standard deviation of ln sigma; the paper's -1 and 1.4 hardly reach sigma_max"
+        2.0, gt=0, le=4, description="standard deviation of ln sigma; the paper's -1 and 1.4 hardly reach sigma_max"
     )
     warmup_share: float = Field(
         0.1, ge=0, le=1, description="share of a phase over which the tangent's unstable terms come in"

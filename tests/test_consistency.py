@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -493,3 +494,27 @@ def test_in_trigflow_is_the_network_of_the_state():
     x = torch.randn((5, 3, 1, 1), dtype=torch.float64, generator=generator("x"))
     expected = -denoiser.net(x / SIGMA_DATA, (SIGMA_DATA * torch.tan(ANGLES)).log() / 4)
     torch.testing.assert_close(in_trigflow(denoiser, VE40, None)(x, ANGLES), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "words"),
+    [
+        (ECT, {"stages": 60}, "take at most 30 stages"),
+        (ECT, {"q": 256.0}, "take at most 3 stages"),
+        (ECT, {"noise_mean": math.nan}, "finite"),
+        (ECT, {"noise_std": 100.0}, "less than or equal to 4"),
+        (SCM, {"levels": (math.inf,)}, "finite"),
+        (MSCD, {"adjustment": math.inf}, "finite"),
+    ],
+)
+def test_options_that_leave_no_finite_loss_are_refused(method, values, words):
+    with pytest.raises(ValidationError, match=words):
+        method(**values)
+
+
+@pytest.mark.parametrize("last", [ECT(stages=30), ECT(q=1e6, stages=1), ECT(noise_mean=-10, noise_std=4)])
+def test_the_narrowest_gap_is_one(last):
+    u = torch.rand((4096, 2), generator=generator("gap"), dtype=torch.float64)
+    u[0] = 0
+    times = last.times(u, Phase(40, 1), 0.999, VE40)
+    assert bool((VE40.sigma(times.t) > VE40.sigma(times.t_next)).all())

@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tractbench.config.resolve import resolve
 from tractbench.diffusion.preconditioning import iddpm_levels
 from tractbench.diffusion.processes import VE
+from tractbench.methods.cd import CD
 from tractbench.nets.build import build_network, meta_network
+from tractbench.pipeline.cell import identify
 from tractbench.registry import load_dataset
 from tractbench.teachers import published as module
 from tractbench.teachers.card import PUBLISHED, read_card
@@ -205,6 +208,32 @@ def test_more_steps_than_a_teacher_has_levels_are_refused(tractbench, tmp_path, 
     assert tractbench("teacher", "import", path, "--dataset", "digits", "--name", "mine").code == 0
     with pytest.raises(module.ConfigError, match="fewer noise levels"):
         teacher_process("mine", VE(1024))
+
+
+@pytest.mark.parametrize(("method", "fits"), [("ect", False), ("scm", False), ("cd", True), ("tract_edm", True)])
+def test_teachers_of_discrete_levels_are_for_methods_of_time_steps(tractbench, tmp_path, monkeypatch, method, fits):
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+    path = ve_file(tmp_path / "x.pkl", "iddpm", monkeypatch, iddpm_levels().float())
+    assert tractbench("teacher", "import", path, "--dataset", "digits", "--name", "mine").code == 0
+    run = resolve({"method": method, "dataset": "digits", "nfe": 1, "teacher": "mine"})
+    if fits:
+        assert identify(*run).process.continuous is False
+        return
+    with pytest.raises(module.ConfigError, match="'mine' knows some only; choose another teacher"):
+        identify(*run)
+
+
+@pytest.mark.parametrize("schedule", [(40, 1), (20, 1)])
+def test_every_step_of_cd_is_one_between_two_levels_that_such_a_teacher_knows(schedule):
+    process = VE(40, float(iddpm_levels()[-2]), 80.0, "iddpm")
+    (phase,) = CD().phases(schedule)
+    u = torch.linspace(0, 1 - 1e-9, 400, dtype=torch.float64)[:, None].expand(-1, 2)
+    times = CD().times(u, phase, 0.0, process)
+    high, low = process.sigma(times.t), process.sigma(times.t_next)
+    assert bool((low < high).all())
+    assert set(torch.cat([high, low]).tolist()) <= set(iddpm_levels().tolist())
+    assert len(set(high.tolist())) == schedule[0] - 1
+    torch.testing.assert_close(low.min(), iddpm_levels()[-2])
 
 
 @pytest.mark.parametrize(("dataset", "words"), [("digit", "did you mean 'digits'"), ("cifar10", "(1, 8, 8)")])

@@ -361,3 +361,10 @@ def test_the_contact_sheet_shows_what_was_read(tractbench, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
 def test_a_hidden_folder_that_is_given_itself_is_read(tmp_path):
     assert same(folder_of(tmp_path / ".samples"))
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.pt", "x.zip", "x.tar", "x.tar.gz"])
+def test_a_page_in_place_of_samples_is_called_one(tmp_path, name):
+    (tmp_path / name).write_text("<!DOCTYPE html>\n<html><body>404</body></html>")
+    with pytest.raises(DamagedFileError, match="is a web page, not samples; fetch it again"):
+        open_samples(tmp_path / name)

@@ -67,6 +67,11 @@ class Process(ABC):
         """All that decides what the process computes, as JSON values; identities are made of it."""
 
     @property
+    def continuous(self) -> bool:
+        """Whether sigma / alpha takes every value between its ends as t goes from 0 to 1."""
+        return True
+
+    @property
     @abstractmethod
     def prior_std(self) -> float:
         """Standard deviation of the noise that sampling starts from."""
@@ -213,6 +218,11 @@ class VE(Process):
         """Name, number of noise levels, their ends and how they are rounded, if they are."""
         ends = {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         return ends | ({"rounding": self.rounding} if self.rounding else {})
+
+    @property
+    def continuous(self) -> bool:
+        """False where levels are rounded."""
+        return not self.rounding
 
     @property
     def prior_std(self) -> float:

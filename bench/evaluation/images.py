@@ -9,12 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tractbench.errors import ConfigError
+from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.array_files import Array, npy_arrays, npz_arrays, torch_arrays
 from tractbench.evaluation.arrays import array_set, choose_array
 from tractbench.evaluation.png import files_below, open_folder, open_tar, open_zip
 from tractbench.evaluation.sample_set import Layout, Reading, SampleSet, damaged
-from tractbench.io.archives import UNREADABLE, by_name, put_on_purpose
+from tractbench.io.archives import UNREADABLE, by_name, is_web_page, put_on_purpose
 
 ARRAYS: Mapping[str, tuple[Callable[[Path], list[Array]], Layout]] = {
     ".npz": (npz_arrays, "nhwc"), ".npy": (npy_arrays, "nhwc"),
@@ -69,7 +69,10 @@ def _looked_at(file: Path, look: Callable[[Path], list[Array]], usual: Layout) -
         raise ConfigError(f"samples {file}: the first file is of another kind; give shards of one set")
     try:
         found = own(file)
-    except UNREADABLE as error:
+    except (*UNREADABLE, DamagedFileError) as error:
+        _refuse_page(file)
+        if isinstance(error, DamagedFileError):
+            raise
         raise damaged(file, error) from error
     if not found:
         example = "arr_0 [N, H, W, C]" if usual == "nhwc" else "one tensor [N, C, H, W]"
@@ -80,8 +83,17 @@ def _looked_at(file: Path, look: Callable[[Path], list[Array]], usual: Layout) -
 def _open_pictures(path: Path) -> SampleSet:
     try:
         return open_folder(path) if path.is_dir() else PICTURES[path.suffix.lower()](path)
-    except UNREADABLE as error:
+    except (*UNREADABLE, DamagedFileError) as error:
+        _refuse_page(path)
+        if isinstance(error, DamagedFileError):
+            raise
         raise damaged(path, error) from error
+
+
+def _refuse_page(path: Path) -> None:
+    """Say of what is no file of samples that it is what a server sent instead."""
+    if is_web_page(path):
+        raise DamagedFileError(f"{path} is a web page, not samples; fetch it again")
 
 
 def _shards(path: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from tractbench.config.identity import cell_id, student_id
 from tractbench.datasets.base import Dataset
 from tractbench.diffusion.processes import Process, load_process
 from tractbench.diffusion.sampler import Sampler
+from tractbench.errors import ConfigError
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.evaluation.scorer import reference_hash
 from tractbench.method import Method
@@ -75,9 +76,15 @@ def identify(config: RunConfig, method: Method, dataset: Dataset, weights: Path 
     """Name a run.
 
     Raises:
-        ConfigError: the data or the teacher's card are not on this machine, or do not go together.
+        ConfigError: the data or the teacher's card are not on this machine, or do not go together; or the method asks
+            for noise levels that the teacher does not know.
     """
     process = teacher_process(config.teacher, load_process(config.process, config.grid_steps))
+    if method.continuous and not process.continuous:
+        raise ConfigError(
+            f"method '{method.name}' trains at any noise level, teacher '{config.teacher}' knows some only; choose "
+            "another teacher, or a method of time steps, such as cd or tract_edm"
+        )
     teacher = teacher_hash(config.teacher, dataset, process)
     protocol = load_protocol(config.protocol)
     reference = reference_hash(dataset, protocol, samples=config.samples, weights=weights)

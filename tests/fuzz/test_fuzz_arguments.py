@@ -61,6 +61,7 @@ WORDS = [
         "paper",
     ),
     *("../x", "nowhere", ".", "/dev/null", "é", "\u202e", "=cmd|' /C calc'!A0", "a|b`c", "x" * 300, "\x1b[31m"),
+    *("ect", "scm", "cd", "mscd", "levels=1,0.5", "levels=nan", "stages=99", "q=1e300", "noise_mean=-1e9", "c=inf"),
     *("1024,32,1", "1,1024", "lr=nan", "lr_schedule=linear", "loss_weight", "seed=true", "tract,edm", "fid,fid", "csv"),
 ]
 BASE = {"run": ["--method=tract", "--dataset=digits"], "plan": ["--method=btd", "--dataset=digits"],
