@@ -24,6 +24,7 @@ LAYERS = [
     {"results"},
     {"claims"},
     {"pipeline"},
+    {"regress"},
     {"reports"},
     {"cli"},
     {"__main__"},
