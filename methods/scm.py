@@ -49,6 +49,7 @@ class SCM(Method):
         ge=0,
         le=1,
         description="step of ln sigma over which the network's derivative is a difference; 0 for the exact one",
+        json_schema_extra={"exact": 0.0},
     )
     tangent: Literal["normalise", "clip"] = Field(
         "normalise", description="limit the tangent: g / (|g| + 0.1), or its entries to [-1, 1]"

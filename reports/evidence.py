@@ -75,6 +75,11 @@ class Evidence:
         return f"run only with a budget of {' and '.join(map(format_budget, self.budgets))}"
 
     @property
+    def touched(self) -> bool:
+        """Whether there are runs, or reasons why those that there are do not count."""
+        return bool(self.quoted or self.left_out or self.budgets or self.failed)
+
+    @property
     def trained(self) -> bool:
         """Whether its runs have training seeds: a teacher that is only sampled has the one score."""
         return not self.records or bool(self.records[0].config.schedule)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from tractbench.claims.table import Table
 from tractbench.errors import ConfigError, nearest_name
-from tractbench.reports.evidence import gather
-from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage, cell_lineage, claim_lineage
-from tractbench.reports.verdicts.judge import judge
-from tractbench.reports.verdicts.registered import with_plans
+from tractbench.reports.findings import find
+from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage, cell_lineages, claim_lineage
 from tractbench.results.plans import Registered
 from tractbench.results.record import Record
 
@@ -21,6 +19,7 @@ def explain(
     tables: Mapping[str, Table],
     root: Path,
     plans: Sequence[Registered] = (),
+    shipped: Sequence[Record] = (),
 ) -> TableLineage | CellLineage | ClaimLineage | Record:
     """Return everything behind a table, a cell, a claim or a run.
 
@@ -30,11 +29,13 @@ def explain(
         tables: all of them, since claims are corrected for all of a tier.
         root: the store's folder, to see which files are there.
         plans: registered ones of the store, oldest first.
+        shipped: runs that come with the package, which are told apart; the user's come first.
 
     Raises:
         ConfigError: nothing has that name.
     """
-    runs = [r for r in records if name == Path(r.folder).name or (len(name) >= 8 and r.identity.startswith(name))]
+    everything = (*shipped, *records)
+    runs = [r for r in everything if name == Path(r.folder).name or (len(name) >= 8 and r.identity.startswith(name))]
     if runs:
         return runs[-1]
     cells = {cell.id: cell for table in tables.values() for cell in table.cells.values()}
@@ -45,16 +46,16 @@ def explain(
             f"nothing is called {name!r}{near if near.startswith('; did') else ''}; give TABLE, TABLE/ROW/NFE or "
             "TABLE/CLAIM as 'tractbench verify' prints them, or the first eight digits of a run's identity"
         )
-    evidence = gather(records, tables)
-    ruled = with_plans(judge(tables, evidence), tables, evidence, records, plans)
-    verdicts = {verdict.id: verdict for verdict in ruled}
+    found = find(records, tables, plans, shipped)
     if name in tables:
         table = tables[name]
-        behind = (cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in table.cells.values())
-        judged = (verdict for verdict in verdicts.values() if verdict.table == name)
-        return TableLineage(id=name, title=table.title, verdicts=tuple(judged), cells=tuple(behind))
+        both = [one.verdicts.values() if one else () for one in (found.yours, found.shipped)]
+        judged, theirs = ([verdict for verdict in some if verdict.table == name] for some in both)
+        theirs = [verdict for verdict in theirs if verdict.verdict != "not run"]
+        behind = tuple(cell_lineages(table, cell, found, root) for cell in table.cells.values())
+        return TableLineage(id=name, title=table.title, verdicts=tuple(judged), shipped=tuple(theirs), cells=behind)
     if name in cells:
         cell = cells[name]
-        return cell_lineage(tables[cell.table], cell, evidence[name], verdicts.get(name), root)
+        return cell_lineages(tables[cell.table], cell, found, root)
     table, claim = claims[name]
-    return claim_lineage(table, claim, evidence, verdicts, root)
+    return claim_lineage(table, claim, found, root)

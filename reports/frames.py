@@ -18,6 +18,7 @@ from tractbench.config.numbers import format_budget
 from tractbench.config.resolve import resolve
 from tractbench.errors import ConfigError, TractbenchError
 from tractbench.io.canonical import canonical
+from tractbench.results.measured import shipped_records
 from tractbench.results.record import Record, RecordedConfig
 from tractbench.results.statistics import spread
 from tractbench.results.store import Store
@@ -32,6 +33,7 @@ APART = frozenset(
 
 
 RUN_COLUMNS = {
+    "origin": "yours, or shipped: measured with tractbench by its developers",
     "dataset": "name of the data set",
     "tier": "evidence tier",
     "protocol": "evaluation protocol",
@@ -67,44 +69,52 @@ SCORE_COLUMNS = {
 """Columns of :func:`score_frame`."""
 
 
-def run_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row for each record: settings, spendings, and each metric's mean and standard deviation."""
+def run_frame(records: Sequence[Record], shipped: Sequence[Record] = ()) -> pd.DataFrame:
+    """Return one row for each record, shipped ones last: settings, spendings, each metric's mean and deviation."""
     rows = []
-    for record in records:
-        row = _row(record)
+    for row, record in _rows(records, shipped):
         for name, metric in record.metrics.items():
             row[name], row[f"{name}_std"] = metric.mean, metric.std
         rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else list(RUN_COLUMNS))
 
 
-def score_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row for each metric and sampling seed of each record that is done."""
+def score_frame(records: Sequence[Record], shipped: Sequence[Record] = ()) -> pd.DataFrame:
+    """Return one row for each metric and sampling seed of each record that is done, shipped ones last."""
     rows = []
-    for record in records:
-        row = _row(record)
+    for row, record in _rows(records, shipped):
         for name, metric in record.metrics.items():
             for seed, score in zip(record.config.sampling_seeds, metric.per_seed, strict=True):
                 rows.append(row | {"metric": name, "sampling_seed": seed, "score": score})
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
-def load_results(runs: str | Path = "runs", *, by: Literal["run", "score"] = "run") -> pd.DataFrame:
-    """Return the results in a folder; see :func:`tractbench.load_results`."""
-    store = Store(Path(runs))
+def load_results(
+    runs: str | Path = "runs", *, by: Literal["run", "score"] = "run", measured: bool = True
+) -> pd.DataFrame:
+    """Return the results in a folder, and the shipped ones; see :func:`tractbench.load_results`."""
+    shipped = shipped_records() if measured else []
+    store = Store(Path(runs), create=bool(shipped))
     records = store.records()
+    if not store.exists:
+        warnings.warn(f"no results in {runs}: all rows are results that come with tractbench", stacklevel=3)
     for line in store.damaged:
         warnings.warn(f"{line}; see 'tractbench store check'", stacklevel=3)
     if by not in ("run", "score"):
         raise ConfigError(f"by {by!r}: a row is a 'run' or a 'score'; give one of them")
-    return run_frame(records) if by == "run" else score_frame(records)
+    return run_frame(records, shipped) if by == "run" else score_frame(records, shipped)
 
 
-def _row(record: Record) -> dict[str, object]:
+def _rows(records: Sequence[Record], shipped: Sequence[Record]) -> list[tuple[dict[str, object], Record]]:
+    own = [(_row(record), record) for record in records]
+    return own + [(_row(record, "shipped"), record) for record in shipped]
+
+
+def _row(record: Record, origin: Literal["yours", "shipped"] = "yours") -> dict[str, object]:
     """Return a record's :data:`RUN_COLUMNS`."""
     config = record.config
     values = (
-        config.dataset, config.tier, config.protocol, config.method, config.nfe, record.nfe_spent,
+        origin, config.dataset, config.tier, config.protocol, config.method, config.nfe, record.nfe_spent,
         ",".join(map(str, config.schedule)), config.budget, settings_text(config), config.teacher, config.seed,
         len(config.sampling_seeds), config.samples, record.parameters,
         record.distillation_errors[-1].error if record.distillation_errors else None,

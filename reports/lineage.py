@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from tractbench.claims.table import Table
 from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
 from tractbench.io.canonical import canonical
 from tractbench.reports.evidence import Evidence
+from tractbench.reports.findings import Found, Source, says
 from tractbench.reports.repeat import repeat_command
+from tractbench.reports.verdicts.repeats import Repeat
 from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 
@@ -76,6 +77,7 @@ class CellLineage(_Value):
 
     Attributes:
         id: ``table/row/nfe``.
+        whose: whose runs.
         settings: its resolved settings but for the seed.
         training_version: version of the code's training that runs must have.
         scoring_version: version of the code's sampling and scoring that runs must have.
@@ -89,10 +91,13 @@ class CellLineage(_Value):
         left_out: runs that do not, and why.
         remarks: what is unusual about those that count.
         repeat: a command for each training seed that the table asks for.
+        on_your_machine: of the user's runs, whether they reproduce the shipped ones; None without both.
+        shipped: of the user's runs, what stands behind the shipped ones; None where it is not asked for.
     """
 
     id: str
     kind: str = "cell"
+    whose: Source = "yours"
     tier: str
     protocol: str
     metric: str
@@ -110,67 +115,82 @@ class CellLineage(_Value):
     left_out: tuple[str, ...]
     remarks: tuple[str, ...] = ()
     repeat: tuple[str, ...]
+    on_your_machine: Repeat | None = None
+    shipped: CellLineage | None = None
 
 
 class ClaimLineage(_Value):
-    """Everything behind a claim: its verdict and the cells that it compares."""
+    """Everything behind a claim: its verdict, that of the shipped runs, and the cells that it compares."""
 
     id: str
     kind: str = "claim"
     text: str
     source: str
     verdict: Verdict
+    shipped: Verdict | None = None
     cells: tuple[CellLineage, ...]
 
 
 class TableLineage(_Value):
-    """Everything behind a table: its verdicts, figures and claims in their order, and its cells."""
+    """Everything behind a table: its verdicts, figures and claims in their order, of both sources, and its cells."""
 
     id: str
     kind: str = "table"
     title: str
     verdicts: tuple[Verdict, ...]
+    shipped: tuple[Verdict, ...] = ()
     cells: tuple[CellLineage, ...]
 
 
-def claim_lineage(
-    table: Table, claim: Claim, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict], root: Path
-) -> ClaimLineage:
+def claim_lineage(table: Table, claim: Claim, found: Found, root: Path) -> ClaimLineage:
     """Return everything behind a claim."""
+    name = f"{table.name}/{claim.id}"
     compared = {c.id: c for pairs in table.alternatives(claim) for pair in pairs for c in pair}
     return ClaimLineage(
-        id=f"{table.name}/{claim.id}",
+        id=name,
         text=claim.text,
         source=table.sources[claim.source],
-        verdict=verdicts[f"{table.name}/{claim.id}"],
-        cells=tuple(cell_lineage(table, c, evidence[c.id], verdicts.get(c.id), root) for c in compared.values()),
+        verdict=found.yours.verdicts[name],
+        shipped=found.shipped.verdicts[name] if found.shipped and says(found.shipped, name) else None,
+        cells=tuple(cell_lineages(table, c, found, root) for c in compared.values()),
     )
 
 
+def cell_lineages(table: Table, cell: Cell, found: Found, root: Path) -> CellLineage:
+    """Return everything behind a cell, the shipped runs inside of what is behind the user's."""
+    own = cell_lineage(table, cell, found, root=root)
+    if found.shipped is None or not says(found.shipped, cell.id):
+        return own
+    return own.model_copy(update={"shipped": cell_lineage(table, cell, found, "shipped")})
+
+
 def cell_lineage(
-    table: Table, cell: Cell, evidence: Evidence, verdict: Verdict | None, root: Path | None = None
+    table: Table, cell: Cell, found: Found, source: Source = "yours", root: Path | None = None
 ) -> CellLineage:
-    """Return everything behind a cell.
+    """Return everything behind a cell by one source of runs.
 
     Args:
         table: its table.
         cell: the cell.
-        evidence: what the store holds for it.
-        verdict: what the runs say of its published figure.
+        found: what runs say of it.
+        source: whose runs; shipped ones there must be.
         root: the store's folder, to see which files are there; None does not look.
     """
+    findings = found.shipped if source == "shipped" and found.shipped else found.yours
+    evidence = findings.evidence[cell.id]
     spread = evidence.spread
     config = cell.config
     seeds = table.training_seeds if config.schedule else (0,)
     return CellLineage(
         id=cell.id,
+        whose=source,
         tier=cell.tier,
         protocol=cell.protocol,
         metric=cell.metric,
         settings=config.model_dump(mode="json", exclude={"seed"}),
         published=cell.published,
         source=table.sources[cell.published.source] if cell.published else "",
-        verdict=verdict,
+        verdict=findings.verdicts.get(cell.id),
         mean=evidence.mean,
         training_std=evidence.training_std,
         sampling_std=spread.sampling if spread else None,
@@ -179,6 +199,7 @@ def cell_lineage(
         left_out=evidence.left_out if evidence.quoted else (evidence.missing, *evidence.left_out),
         remarks=evidence.remarks,
         repeat=tuple(repeat_command(cell, seed if config.schedule else None) for seed in seeds),
+        on_your_machine=found.repeats.get(cell.id) if source == "yours" else None,
     )
 
 

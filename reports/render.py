@@ -176,7 +176,7 @@ def _markdown(sheet: Sheet) -> str:
 def render_csv(document: Document) -> str:
     """Return every run, or where tables were asked for every cell, as CSV with all digits."""
     named = not document.sheets
-    frame = table_frame(document.tables, document.evidence, document.verdicts) if named else run_frame(document.records)
+    frame = table_frame(document.tables, document.found) if named else run_frame(document.records, document.shipped)
     texts = frame.select_dtypes(include=["object", "string"]).columns
     frame[texts] = frame[texts].map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value)
     frame.columns = [spreadsheet_safe(str(name)) for name in frame.columns]  # a plugin's metrics have names of its own

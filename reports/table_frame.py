@@ -10,12 +10,14 @@ import pandas as pd
 from tractbench.claims.rows import Cell, CellData, Row
 from tractbench.claims.table import Table
 from tractbench.reports.evidence import Evidence
+from tractbench.reports.findings import Found, says
 from tractbench.reports.verdicts.verdict import Verdict
 
 CELL_COLUMNS = {
     "id": "table/row/nfe",
     "label": "the row's label",
     "nfe": "network evaluations of an image",
+    "runs": "whose: yours, or shipped with tractbench; empty if there are none",
     "tier": "evidence tier",
     "protocol": "evaluation protocol",
     "metric": "name of the score",
@@ -36,6 +38,8 @@ CELL_COLUMNS = {
     "training_std": "standard deviation over training seeds",
     "sampling_std": "root mean square over training seeds of the standard deviation over sampling seeds",
     "n": "training seeds",
+    "on_your_machine": "whether yours reproduce the shipped ones: yes, no, undecided, other files; empty without both",
+    "ratio_to_shipped": "geometric mean of your scores over that of the shipped ones",
     "difference": "our mean minus the published figure",
     "difference_low": "lower end of its 95% interval",
     "difference_high": "upper end of its 95% interval",
@@ -51,19 +55,22 @@ CELL_COLUMNS = {
 """Columns of :func:`table_frame`."""
 
 
-def table_frame(
-    tables: Mapping[str, Table], evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]
-) -> pd.DataFrame:
-    """Return one row for each cell of the tables: the published figure, ours, and the verdict."""
+def table_frame(tables: Mapping[str, Table], found: Found) -> pd.DataFrame:
+    """Return one row for each cell of the tables and source of runs: the published figure, ours, and the verdict."""
     rows = []
     for table in tables.values():
         for row in table.rows:
             for data in row.cells:
                 cited = _cited_row(table, row, data)
                 cell = table.cells.get(f"{row.id}/{data.nfe}")
-                rows.append(
-                    cited if cell is None else cited | _cell_row(cell, evidence[cell.id], verdicts.get(cell.id))
-                )
+                if cell is None:
+                    rows.append(cited)
+                    continue
+                for source, one in found.sources(cell.id):
+                    own = _cell_row(cell, one.evidence[cell.id], one.verdicts.get(cell.id))
+                    repeat = found.repeats.get(cell.id) if source == "yours" else None
+                    answer = {"on_your_machine": repeat.answer, "ratio_to_shipped": repeat.ratio} if repeat else {}
+                    rows.append(cited | own | {"runs": source if says(one, cell.id) else ""} | answer)
     return pd.DataFrame(rows, columns=list(CELL_COLUMNS))
 
 
@@ -86,7 +93,9 @@ def _cited_row(table: Table, row: Row, data: CellData) -> dict[str, object]:
         "other_data": row.data,
         "not_run_here": row.cannot,
         "published_parameters": row.parameters * 1e6 if row.parameters else None,
+        "runs": "",
         "n": 0,
+        "on_your_machine": "",
         "verdict": "",
         "device": "",
     }

@@ -89,3 +89,11 @@ def site(tmp_path, monkeypatch):
             del sys.modules[name]
     plugins.use_files(())
     plugins.forget()
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch, tmp_path):
+    """The folder of measured results that ship, for this test an empty one: what it may put there is shown."""
+    folder = tmp_path / "measured"
+    monkeypatch.setattr("tractbench.results.measured.MEASURED", folder)
+    return folder

@@ -24,8 +24,7 @@ LAYERS = [
     {"results"},
     {"claims"},
     {"pipeline"},
-    {"regress"},
-    {"reports"},
+    {"checks", "regress", "reports"},
     {"cli"},
     {"__main__"},
 ]

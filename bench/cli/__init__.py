@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from tractbench.cli.check import check
 from tractbench.cli.data import data_app
 from tractbench.cli.doctor import doctor
 from tractbench.cli.ending import tell
@@ -47,6 +48,7 @@ app.command()(explain)
 app.command()(regress)
 app.command(name="list")(list_)
 app.command()(doctor)
+app.command()(check)
 app.command()(new)
 app.add_typer(store_app, name="store")
 app.add_typer(data_app, name="data")

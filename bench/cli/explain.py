@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, with_plugins
+from tractbench.cli.options import Json, Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins
 from tractbench.plugins import used_files
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def explain(
         bool, typer.Option("--commands", help="Print the commands that make it, one a line, and nothing else.")
     ] = False,
     tables: Tables = None,
+    measured: Measured = True,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -46,15 +47,17 @@ def explain(
     from tractbench.claims.loading import load_tables
     from tractbench.reports.explain import explain as explained
     from tractbench.reports.lineage import CellLineage, ClaimLineage, TableLineage
+    from tractbench.results.measured import shipped_records
     from tractbench.results.plans import registered_plans
 
     known = load_tables(tables)
-    store = store_or_note(runs)
+    shipped = shipped_records() if measured else []
+    store = store_or_note(runs, bool(shipped))
     records = store.records()
     plans, damaged = registered_plans(store.root)
     store.damaged += damaged
     warn_damaged(store)
-    found = explained(name, records, known, store.root, plans)
+    found = explained(name, records, known, store.root, plans, shipped)
     if commands:
         print("\n".join(_commands(found)))
     elif as_json:
@@ -70,12 +73,16 @@ def explain(
             print(f"  {pair.left} over {pair.right}: {', '.join(filter(None, (ratio, beside)))}")
         for note in filter(None, (str(verdict.looks or ""), *verdict.notes, str(verdict.plan or ""))):
             print(f"  {note}")
+        if found.shipped:
+            print(f"  by the shipped runs: {found.shipped.verdict}")
         _print_cells(found.cells)
     elif isinstance(found, TableLineage):
         print(f"{found.id}: {found.title}")
         print(f"  made by        {_suite(found.id, tables, runs)}")
         for verdict in found.verdicts:
             print(f"  {verdict.verdict:14} {verdict.id}{f' ({verdict.plan})' if verdict.plan else ''}")
+        for verdict in found.shipped:
+            print(f"  {verdict.verdict:14} {verdict.id} (shipped runs)")
         _print_cells(cell.model_copy(update={"repeat": ()}) for cell in found.cells)
     else:
         print(found.model_dump_json(indent=2))
@@ -110,7 +117,8 @@ def _print_cell(cell: CellLineage) -> None:
     """Print a cell's lineage, what all runs share first."""
     import json
 
-    print(f"{cell.id}: {cell.metric}, tier {cell.tier}, protocol {cell.protocol}")
+    shipped = cell.whose == "shipped"
+    print(f"{cell.id}{', shipped runs' * shipped}: {cell.metric}, tier {cell.tier}, protocol {cell.protocol}")
     print(f"  code        training version {cell.training_version}, scoring version {cell.scoring_version}")
     if cell.published:
         error = f" ± {cell.published.error:g}" if cell.published.error else ""
@@ -122,7 +130,9 @@ def _print_cell(cell: CellLineage) -> None:
     if cell.mean is not None:
         training = "" if cell.training_std is None else f" ± {cell.training_std:.4g} over training seeds"
         sampling = "" if cell.sampling_std is None else f", ± {cell.sampling_std:.4g} over sampling seeds"
-        print(f"  ours        {cell.mean:.6g}{training}{sampling}, n {cell.n}")
+        print(f"  {cell.whose:11} {cell.mean:.6g}{training}{sampling}, n {cell.n}")
+    if cell.on_your_machine:
+        print(f"  again       {cell.on_your_machine}")
     for remark in cell.remarks:
         print(f"              {remark}")
     for reason in cell.left_out:
@@ -131,7 +141,8 @@ def _print_cell(cell: CellLineage) -> None:
         for run in origin.runs:
             scores = " ".join(f"{seed}:{score:.6g}" for seed, score in run.scores.items())
             print(f"  run         {run.identity[:8]} training seed {run.seed}, by sampling seed {scores}")
-            print(f"              {run.folder}: {' '.join(run.files) or 'the folder is gone'}")
+            there = "comes with tractbench, without its files" if shipped else "the folder is gone"
+            print(f"              {run.folder}: {' '.join(run.files) or there}")
             print(f"              recorded {run.created}, trained {run.training_seconds:.0f} s, weights {run.weights}")
             print(f"              {run.command}")
         for name, value in origin.hashes.items():
@@ -143,5 +154,8 @@ def _print_cell(cell: CellLineage) -> None:
             print(f"  scored by   {name} {value if isinstance(value, str) else json.dumps(value)}")
     settings = " ".join(f"{name}={json.dumps(value)}" for name, value in cell.settings.items() if value is not None)
     print(f"  settings    {settings}")
-    for command in cell.repeat:
+    for command in () if shipped else cell.repeat:
         print(f"  repeat      {command}")
+    if cell.shipped:
+        print()
+        _print_cell(cell.shipped)

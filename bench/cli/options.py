@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from tractbench.config.flags import FLAGS
+from tractbench.config.flags import FLAGS, parse_settings
 from tractbench.errors import ConfigError, choose
 from tractbench.io.cache import in_home
 from tractbench.plugins import file_components, use_files, used_files
@@ -31,6 +31,10 @@ Runs = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 Tables = Annotated[
     Path | None, typer.Option(help="Folder of tables of your own (*.toml) instead of the paper's.", show_default=False)
+]
+Measured = Annotated[
+    bool,
+    typer.Option("--measured/--no-measured", help="Show the results that come with tractbench beside yours, apart."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
@@ -123,13 +127,19 @@ def _read_config_file(path: Path) -> dict[str, object]:
     return read_config_file(path)
 
 
-def store_or_note(runs: Path) -> Store:
-    """Return the results in a folder; where there are none yet, say so and go on: tables can be shown without any."""
+def store_or_note(runs: Path, shipped: bool = False) -> Store:
+    """Return the results in a folder; where there are none yet, say so and go on: tables can be shown without any.
+
+    Args:
+        runs: the folder.
+        shipped: there are results that come with the package, and they are shown.
+    """
     from tractbench.results.store import Store
 
     store = Store(runs, create=True)
     if not store.exists:
-        print(f"no results in {runs} yet: everything is shown as not run", file=sys.stderr)
+        rest = "shown is what was measured with tractbench by its developers" if shipped else ""
+        print(f"no results in {runs} yet: {rest or 'everything is shown as not run'}", file=sys.stderr)
     return store
 
 
@@ -146,22 +156,6 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
-
-
-def parse_settings(pairs: list[str]) -> dict[str, object]:
-    """Parse KEY=VALUE pairs; a value is TOML if it reads as such (1e-3, true, [1024, 1]), else text."""
-    import tomllib
-
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: it has no '='; give KEY=VALUE, such as loss_weight=uniform")
-        try:
-            settings[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip().replace("-", "_")] = value.strip()
-    return settings
 
 
 def progress(quiet: bool) -> Progress:

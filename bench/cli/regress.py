@@ -94,9 +94,7 @@ def _update(path: Path, methods: tuple[str, ...], reason: str | None, machine: M
     of_method = {name: str(cell.settings.get("method")) for name, cell in kept.cells.items()}
     of_method |= {name: str(settings["method"]) for name, settings in standard}
     if not of_method:
-        raise ConfigError(
-            "there is no method of yours; give its file with --plugin FILE, or name one with --method NAME"
-        )
+        raise ConfigError("there is no method of yours; give --plugin FILE, or name one with --method NAME")
     with progress(as_json).task("making figures", len(of_method), "cell") as task:
         made = update(before, standard, lambda name: not methods or of_method[name] in wanted,
                       reason or "the first figures", machine, lambda name: task.advance(1, name))  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Runs, Tables, store_or_note, warn_damaged, with_plugins, working
+from tractbench.cli.options import Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins, working
 from tractbench.cli.output import print_utf8
 from tractbench.errors import ConfigError, choose
 
@@ -35,6 +35,7 @@ def report(
         ),
     ] = None,
     tables: Tables = None,
+    measured: Measured = True,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write the paper's tables, ablations and claims beside what the runs say: published, ours, interval, verdict.
@@ -43,6 +44,8 @@ def report(
     or --all those tables, run or not. csv holds a row for each run, with
     --table or --all a row for each cell. latex is a folder: report.tex,
     which compiles by itself, a fragment for each table, figures as PDF.
+    What the suite itself measured comes with tractbench and stands beside
+    your runs, in lines of its own.
 
     Examples:
       tractbench report
@@ -54,7 +57,7 @@ def report(
     if table and every:
         raise ConfigError(f"--table {table} and --all: one table or all of them; leave one of the two out")
     with working("gathering runs and drawing figures"):
-        written = _write(output, table, every, tier, dataset, out, tables, runs)
+        written = _write(output, table, every, tier, dataset, out, tables, measured, runs)
     if isinstance(written, Path):
         print(f"wrote {written}", file=sys.stderr)
     elif output == "markdown":
@@ -71,6 +74,7 @@ def _write(
     dataset: str | None,
     out: Path | None,
     tables: Path | None,
+    measured: bool,
     runs: Path,
 ) -> Path | str:
     """Make a report; return the file it went to, or the text that is for standard output."""
@@ -79,12 +83,14 @@ def _write(
     from tractbench.reports import render
     from tractbench.reports.document import Selection, compose
     from tractbench.reports.latex.document import latex_tables, write_latex
+    from tractbench.results.measured import shipped_records
     from tractbench.results.store import Store
 
     selection = Selection(table, every, tier, dataset)
-    store = store_or_note(runs) if selection.names_tables else Store(runs)
+    shipped = shipped_records() if measured else []
+    store = store_or_note(runs, bool(shipped)) if selection.names_tables or shipped else Store(runs)
     try:
-        document = compose(store, load_tables(tables), selection)
+        document = compose(store, load_tables(tables), selection, shipped)
     finally:
         warn_damaged(store)
     command = shlex.join(["tractbench", *sys.argv[1:]])

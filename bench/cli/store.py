@@ -61,6 +61,38 @@ def store_check(
     return WRONG if problems else 0
 
 
+@store_app.command("ship")
+def store_ship(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Results folders to take runs from.")],
+    into: Annotated[Path, typer.Option("--into", help="File to write, such as tables/measured/digits.jsonl.")],
+    quiet: Quiet = False,
+) -> int:
+    """Write the runs of results folders as a file of measured results, as they come with tractbench.
+
+    One sealed record a line, in an order that no machine decides, with
+    the kind of machine and the versions, without its paths. A run that
+    failed, never ended, is damaged, of other versions or not true to its
+    protocol is named, and then nothing is written.
+    Exit status: 0, or 1 if a run was refused.
+
+    Examples:
+      tractbench suite --table digits
+      tractbench store ship runs --into tables/measured/digits.jsonl
+    """
+    from tractbench.results.ship import gather_shipment, write_shipment
+    from tractbench.results.store import Store
+
+    shipment = gather_shipment([Store(store) for store in stores])
+    for line in shipment.refused:
+        print(f"tractbench: refused {line}", file=sys.stderr)
+    if shipment.refused:
+        return WRONG
+    write_shipment(shipment, into)
+    if not quiet:
+        print(f"{into}: {len(shipment.records)} run{'s' * (len(shipment.records) != 1)}")
+    return 0
+
+
 @store_app.command("merge")
 def store_merge(
     others: Annotated[list[Path], typer.Argument(metavar="OTHER...", help="Results folders to copy from.")],

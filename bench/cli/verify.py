@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Runs, Tables, store_or_note, warn_damaged, with_plugins
+from tractbench.cli.options import Json, Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins
 from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, nearest_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+
+    from tractbench.reports.findings import Found
     from tractbench.reports.verdicts.verdict import Verdict
 
 CONTRADICTED = 1
@@ -26,6 +31,7 @@ def verify(
         bool, typer.Option("--strict", help="Exit with status 3 if anything is not run or not decided.")
     ] = False,
     tables: Tables = None,
+    measured: Measured = True,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> int:
@@ -38,6 +44,9 @@ def verify(
     its tier. Errors are held to 5% for the looks that a table declares,
     numbers of training seeds, however often one looks; without looks, for
     a number of seeds fixed beforehand.
+    What the suite itself measured comes with tractbench, is judged apart,
+    and is compared with your runs of the same cells; the exit status is of
+    your runs alone.
     Exit status: 0 if nothing is contradicted, else 1.
 
     Examples:
@@ -45,7 +54,8 @@ def verify(
       tractbench verify --table cifar10 --strict --json
     """
     from tractbench.claims.loading import load_tables
-    from tractbench.reports.verdicts.judge import verdicts
+    from tractbench.reports.findings import find
+    from tractbench.results.measured import shipped_records
     from tractbench.results.plans import registered_plans
 
     known = load_tables(tables)
@@ -54,30 +64,50 @@ def verify(
             raise ConfigError(f"unknown {option} {wanted!r}{nearest_name(wanted, names)}")
     if table and tier not in (None, known[table].tier):
         raise ConfigError(f"no table of tier {tier!r} is called {table!r}: it is of tier '{known[table].tier}'")
-    store = store_or_note(runs)
+    shipped = shipped_records() if measured else []
+    store = store_or_note(runs, bool(shipped))
     records = store.records()
     plans, damaged = registered_plans(store.root)
     store.damaged += damaged
     warn_damaged(store)
-    found = [v for v in verdicts(records, known, plans) if table in (None, v.table) and tier in (None, v.tier)]
+    both = find(records, known, plans, shipped)
+    found = [v for v in both.yours.verdicts.values() if table in (None, v.table) and tier in (None, v.tier)]
     if as_json:
-        print(to_json({"verdicts": [verdict.model_dump(mode="json") for verdict in found]}))
+        print(to_json(_values(found, both)))
     else:
-        _print(found)
+        _print(found, both)
     if any(verdict.verdict == "contradicted" for verdict in found):
         return CONTRADICTED
     return UNDECIDED if strict and any(verdict.missing for verdict in found) else 0
 
 
-def _print(found: list[Verdict]) -> None:
+def _values(found: list[Verdict], both: Found) -> dict[str, object]:
+    """Return verdicts as JSON values: of the user's runs, of the shipped ones, and on these by the user's."""
+    theirs = [both.shipped.verdicts[one.id] for one in found if both.shipped]
+    tables = {verdict.table for verdict in found}
+    repeated = [repeat for repeat in both.repeats.values() if repeat.id.partition("/")[0] in tables]
+    lists: dict[str, Sequence[BaseModel]] = {"verdicts": found, "shipped": theirs, "on_your_machine": repeated}
+    return {name: [one.model_dump(mode="json") for one in some] for name, some in lists.items()}
+
+
+def _print(found: list[Verdict], both: Found) -> None:
     """Print a line for each verdict and what stands behind it, tier by tier."""
     for tier, protocol in dict.fromkeys((verdict.tier, verdict.protocol) for verdict in found):
         print(f"tier {tier}, protocol {protocol}")
         for verdict in found:
-            if (verdict.tier, verdict.protocol) == (tier, protocol):
-                print(f"  {verdict.verdict:14} {verdict.id}")
-                if details := ", ".join(_details(verdict)):
+            if (verdict.tier, verdict.protocol) != (tier, protocol):
+                continue
+            for source, one in both.sources(verdict.id):
+                ruled = one.verdicts[verdict.id]
+                print(f"  {ruled.verdict:14} {ruled.id}{' (shipped runs)' * (source == 'shipped')}")
+                if details := ", ".join(_details(ruled)):
                     print(f"  {'':14}   {details}")
+    tables = {verdict.table for verdict in found}
+    repeated = [repeat for repeat in both.repeats.values() if repeat.id.partition("/")[0] in tables]
+    if repeated:
+        print("shipped results")
+    for repeat in repeated:
+        print(f"  {repeat.answer:14} {repeat.id}\n  {'':14}   {repeat}")
 
 
 def _details(verdict: Verdict) -> list[str]:

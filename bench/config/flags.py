@@ -1,9 +1,11 @@
-"""The settings that have a flag of their own, once for every verb that takes them; all others go by ``--set``."""
+"""The settings that have a flag of their own, once for every verb that takes them; how the others are given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from tractbench.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,19 @@ FLAGS: Mapping[str, Flag] = {
     "protocol": Flag(str, "Evaluation protocol instead of the data set's own."),
 }
 """By the name of the field in :class:`tractbench.config.fields.RunConfig`, in the order that help shows them."""
+
+
+def parse_settings(pairs: list[str]) -> dict[str, object]:
+    """Parse KEY=VALUE pairs; a value is TOML if it reads as such (1e-3, true, [1024, 1]), else text."""
+    import tomllib
+
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: it has no '='; give KEY=VALUE, such as loss_weight=uniform")
+        try:
+            settings[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip().replace("-", "_")] = value.strip()
+    return settings

@@ -23,7 +23,7 @@ class Mixture2D(Mixture):
 
     name: ClassVar[str] = "mixture2d"
     summary: ClassVar[str] = (
-        "eight Gaussian modes in the plane, with an exact teacher; mixture2d:conditional has classes"
+        "eight Gaussian modes on a circle, with an exact teacher; mixture2d:conditional has classes"
     )
     shape: ClassVar[tuple[int, int, int]] = (2, 1, 1)
 

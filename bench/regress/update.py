@@ -19,12 +19,12 @@ LEAST_SCORE = 1e-3
 TINY = 1e-9  # of a figure that is 0
 
 TOLERANCE = (
-    f"Each tolerance is {FACTOR:.0f} times the largest deviation of {RUNS} runs of the cell in which every float32 output "
-    "of every module is moved at random by up to a unit in the last place of its root mean square; of a distillation "
-    f"error at least {LEAST:g} of the figure, of a score {LEAST_SCORE:g}, as samples are rounded to grey levels and a "
-    "pixel between two of them may fall either way. The seeds are the cell's own, so that nothing but rounding differs "
-    "between machines, and the runs show how far training, sampling and scoring carry it; the factor covers that another "
-    "machine rounds everywhere, in optimiser and averages too, and not at random."
+    f"Each tolerance is {FACTOR:.0f} times the largest deviation of {RUNS} runs of the cell in which every float32 "
+    "output of every module is moved at random by up to a unit in the last place of its root mean square; of a "
+    f"distillation error at least {LEAST:g} of the figure, of a score {LEAST_SCORE:g}, as samples are rounded to grey "
+    "levels and a pixel between two of them may fall either way. The seeds are the cell's own, so that nothing but "
+    "rounding differs between machines, and the runs show how far training, sampling and scoring carry it; the factor "
+    "covers that another machine rounds everywhere, in optimiser and averages too, and not at random."
 )
 
 

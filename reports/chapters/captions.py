@@ -10,6 +10,7 @@ from tractbench.evaluation.protocols import load_protocol
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.overview import gloss
 from tractbench.reports.verdicts.verdict import Verdict
+from tractbench.results.repeatability import LIMIT
 from tractbench.results.statistics import ALPHA, MAX_SEEDS, POWER
 
 
@@ -27,13 +28,14 @@ def intro(subject: Subject) -> str:
 
 def caption(subject: Subject, cells: list[Cell], axis: Axis | None) -> str:
     """Say what the numbers of a sheet of cells are, of the table itself or of an ablation."""
-    verdicts = [subject.verdicts[cell.id] for cell in cells if cell.id in subject.verdicts]
+    lines = [(one, cell) for cell in cells for one in subject.lines(cell.id)]
+    verdicts = [one.verdicts[cell.id] for one, cell in lines if cell.id in one.verdicts]
     if axis:
         sentences = [f"{subject.metric}{_nfe(subject, cells)}: mean ± standard deviation over n training seeds."]
         sentences.append(sentence(axis.note))
-        return " ".join(filter(None, [*sentences, plan(verdicts)]))
+        return " ".join(filter(None, [*sentences, *_whose(subject), plan(verdicts)]))
     sentences = []
-    found = [subject.evidence[cell.id] for cell in cells]
+    found = [one.evidence[cell.id] for one, cell in lines]
     if not any(one.records for one in found):
         sentences.append(f"{subject.metric}.")
     else:
@@ -43,7 +45,20 @@ def caption(subject: Subject, cells: list[Cell], axis: Axis | None) -> str:
             f"{' or '.join(f'{n:,}' for n in samples)} samples; apart, the standard deviation over sampling seeds."
         )
     sentences.append("Parameters in millions; budget in training images, K = 1,024 and M = 1,048,576.")
-    return " ".join(filter(None, [*sentences, *rules(subject), plan(verdicts)]))
+    return " ".join(filter(None, [*sentences, *rules(subject), *_whose(subject), plan(verdicts)]))
+
+
+def _whose(subject: Subject) -> list[str]:
+    """Say whose runs lines are of, and when a shipped result is reproduced; nothing where all are the user's."""
+    if not subject.shipped:
+        return []
+    sentences = ["Runs: yours, or those that tractbench ships with; they are never counted together."]
+    if subject.repeats:
+        sentences.append(
+            f"On your machine, yes: your runs have the shipped bits, or are shown to differ from the shipped ones by "
+            f"less than {LIMIT:.2f} standard deviations of repeated runs, as two single ones may; no: by more."
+        )
+    return sentences
 
 
 def _nfe(subject: Subject, cells: list[Cell]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tractbench.claims.axes import Axis
 from tractbench.claims.published import Published
@@ -12,6 +12,7 @@ from tractbench.reports.chapters.columns import columns, entries, has_budget
 from tractbench.reports.chapters.field import cited_entries
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.chart import axis_text
+from tractbench.reports.findings import Source
 from tractbench.reports.sheet import Entry, Notes, Sheet, slug
 
 
@@ -23,27 +24,30 @@ def main(subject: Subject) -> list[Sheet]:
         return []
     cells = [table.cells[f"{row.id}/{data.nfe}"] for row, data in shown if not row.cannot]
     figures = [(f"{table.name}/{row.id}/{data.nfe}", data.nfe, data.published) for row, data in shown if not row.data]
-    best = _best(subject, cells, figures)
+    bests = _bests(subject, cells, figures)
     rows = []
     for row, data in shown:
         lead = [Entry(row.label, row.label, marks=notes.mark(row.note)), Entry(str(data.nfe), data.nfe)]
         if row.cannot:
-            lowest = (f"{table.name}/{row.id}/{data.nfe}", True) in best
+            lowest = (f"{table.name}/{row.id}/{data.nfe}", True) in bests["yours"]
             rows.append((*lead, *cited_entries(subject, row, data, lowest, notes)))
-        else:
-            rows.append((*lead, *entries(subject, table.cells[f"{row.id}/{data.nfe}"], best, notes, True)))
+            continue
+        cell = table.cells[f"{row.id}/{data.nfe}"]
+        for one in subject.lines(cell.id):
+            rows.append((*lead, *entries(one, cell, bests[one.source], notes, True)))
     return [_sheet(subject, "cells", table.title, cells, rows, notes)]
 
 
 def axis_sheet(subject: Subject, axis: Axis) -> Sheet:
     """Return an ablation: the cells along its axis."""
     cells, notes = [subject.table.cells[point.cell] for point in axis.points], Notes()
-    best = _best(subject, cells, [(cell.id, cell.nfe, cell.published) for cell in cells])
+    bests = _bests(subject, cells, [(cell.id, cell.nfe, cell.published) for cell in cells])
     rows = []
     for index, (cell, point) in enumerate(zip(cells, axis.points, strict=True)):
         lead = [Entry(axis_text(axis.x, point.x), f"{index:04d}", marks=notes.mark(cell.row.note))]
         lead += [Entry(point.line, point.line)] if len(axis.lines) > 1 else []
-        rows.append((*lead, *entries(subject, cell, best, notes, has_budget(axis))))
+        for one in subject.lines(cell.id):
+            rows.append((*lead, *entries(one, cell, bests[one.source], notes, has_budget(axis))))
     return _sheet(subject, f"axis-{axis.id}", axis.title, cells, rows, notes, axis)
 
 
@@ -62,8 +66,15 @@ def _sheet(
     return Sheet(anchor, title, text, columns(subject, cells, axis), tuple(rows), notes.texts, best=bold)
 
 
+def _bests(
+    subject: Subject, cells: list[Cell], figures: Sequence[tuple[str, int, Published | None]]
+) -> dict[Source, set[tuple[str, bool]]]:
+    """Return :func:`_best` by whose runs: the user's and the shipped ones are not compared with each other."""
+    return {one.source: _best(one, cells, figures) for one in (subject, subject.shipped) if one}
+
+
 def _best(
-    subject: Subject, cells: list[Cell], figures: Iterable[tuple[str, int, Published | None]]
+    subject: Subject, cells: list[Cell], figures: Sequence[tuple[str, int, Published | None]]
 ) -> set[tuple[str, bool]]:
     """Return ids of the cells whose score is the lowest of their NFE, our own (False) and published (True).
 

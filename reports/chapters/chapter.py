@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tractbench.claims.axes import Axis
@@ -14,9 +14,8 @@ from tractbench.reports.chapters.charts import against_nfe, axis_chart, errors_b
 from tractbench.reports.chapters.claims import claims
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.chart import Chart
-from tractbench.reports.evidence import Evidence
+from tractbench.reports.findings import Found
 from tractbench.reports.sheet import Sheet, slug
-from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
 
 
@@ -39,29 +38,40 @@ class Chapter:
     samples: Mapping[int, Sequence[Sample]] = field(default_factory=dict)
 
 
-def chapter(
-    table: Table, evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict], complete: bool = True
-) -> Chapter:
+def chapter(table: Table, found: Found, complete: bool = True) -> Chapter:
     """Lay out a table.
 
     Args:
         table: the table.
-        evidence: by cell id.
-        verdicts: by cell or claim id.
+        found: what runs say of all tables.
         complete: show ablations of which there is nothing to compare yet, too.
     """
-    subject = Subject(table, evidence, verdicts)
-    order: list[Sheet | Chart] = [*main(subject), *claims(subject), *against_nfe(subject)]
+    subject = Subject(table, found)
+    order: list[Sheet | Chart] = [*main(subject), *claims(subject), *_charts(against_nfe, subject)]
     for axis in table.axes if complete else filter(partial(_comparable, subject), table.axes):
-        order += [axis_sheet(subject, axis), *axis_chart(subject, axis)]
-    order += errors_by_phase(subject)
+        order += [axis_sheet(subject, axis), *_charts(partial(axis_chart, axis=axis), subject)]
+    order += _charts(errors_by_phase, subject)
     return Chapter(slug(f"table-{table.name}"), table.title, intro(subject), tuple(order), _samples(subject))
+
+
+def _charts(draw: Callable[[Subject], list[Chart]], subject: Subject) -> list[Chart]:
+    """Return a chart by the user's runs and one by the shipped ones, if these have anything on it."""
+    if not subject.shipped:
+        return draw(subject)
+    shipped = [
+        replace(chart, id=f"{chart.id}-shipped", title=f"{chart.title or 'Score'}, shipped runs")
+        for chart in draw(subject.shipped)
+        if any(mark.ours is not None for mark in chart.marks)
+    ]
+    own = [chart for chart in draw(subject) if not shipped or any(mark.ours is not None for mark in chart.marks)]
+    return own + shipped
 
 
 def _comparable(subject: Subject, axis: Axis) -> bool:
     """Whether an ablation has two places with a figure, published or our own."""
     cells = [subject.table.cells[point.cell] for point in axis.points]
-    return sum(bool(cell.published or subject.evidence[cell.id].quoted) for cell in cells) > 1
+    some = [bool(c.published or any(one.evidence[c.id].quoted for one in subject.lines(c.id))) for c in cells]
+    return sum(some) > 1
 
 
 def _samples(subject: Subject) -> dict[int, list[Sample]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tractbench.claims.claims import Claim
 from tractbench.reports.chapters.captions import looks_text, plan
-from tractbench.reports.chapters.columns import cell_anchor, number, ruling
+from tractbench.reports.chapters.columns import cell_anchor, number, ruling, runs_column, runs_entry
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.sheet import ABSENT, Column, Entry, Notes, Sheet, slug, with_interval
 from tractbench.reports.verdicts.verdict import Verdict
@@ -18,10 +18,12 @@ def claims(subject: Subject) -> list[Sheet]:
     table, notes = subject.table, Notes()
     if not table.claims:
         return []
-    verdicts = [subject.verdicts[f"{table.name}/{claim.id}"] for claim in table.claims]
-    rows = [_claim(subject, claim, verdict, notes) for claim, verdict in zip(table.claims, verdicts, strict=True)]
+    lines = [(claim, one) for claim in table.claims for one in subject.lines(f"{table.name}/{claim.id}")]
+    verdicts = [one.verdicts[f"{table.name}/{claim.id}"] for claim, one in lines]
+    rows = [_claim(one, claim, verdict, notes) for (claim, one), verdict in zip(lines, verdicts, strict=True)]
     columns = (
         Column("Claim", False, wide=True),
+        *runs_column(subject),
         Column("Verdict", False),
         Column("Left over right", False),
         Column(f"Ratio of {subject.metric}, 95%"),
@@ -45,16 +47,19 @@ def claims(subject: Subject) -> list[Sheet]:
 
 def _claim(subject: Subject, claim: Claim, verdict: Verdict, notes: Notes) -> tuple[Entry, ...]:
     margin = f"margin ±{claim.margin:g}, {claim.margin_reason}" if claim.margin else ""
-    target = cell_anchor(verdict.id)
+    target = cell_anchor(verdict.id, subject.source)
     against = verdict.verdict == "contradicted"
     p = verdict.p_against if against else verdict.p
     decides = verdict.compared[0]
     left, right = (name.partition("/")[2] for name in (decides.left, decides.right))
+    refs = {name for pair in verdict.compared for name in (pair.left, pair.right)}
+    records = [record for name in subject.evidence if name in refs for record in subject.evidence[name].records]
     ratio = Entry(ABSENT, math.inf)
     if verdict.estimate is not None:
         ratio = Entry(with_interval(verdict.estimate, verdict.interval), verdict.estimate, target=target)
     return (
         Entry(claim.text, claim.text, marks=notes.mark(subject.table.sources[claim.source], claim.note, margin)),
+        *runs_entry(subject, verdict.id, records, notes),
         replace(
             ruling(verdict, target),
             marks=notes.mark("; ".join(verdict.notes), str(verdict.looks or ""), str(verdict.plan or "")),

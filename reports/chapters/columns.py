@@ -14,17 +14,23 @@ from tractbench.reports.chapters.charts import AXIS_TITLES
 from tractbench.reports.chapters.field import has_others, others_entry, trait_columns, trait_entries
 from tractbench.reports.chapters.published import published_entry
 from tractbench.reports.chapters.subject import Subject
+from tractbench.reports.findings import Source
+from tractbench.reports.machines import machines
 from tractbench.reports.sheet import ABSENT, Column, Entry, Notes, decimals, slug, with_interval, with_spread
+from tractbench.reports.verdicts.repeats import Repeat
 from tractbench.reports.verdicts.verdict import Verdict
 from tractbench.results.record import Record
+
+ANSWERS = {"yes": "✓ yes", "no": "✗ no", "undecided": "? undecided", "other files": "≠ other files"}
+"""Whether a shipped result was reproduced, likewise with a sign beside the word."""
 
 SIGNS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "○", "budget differs": "≠"}
 """Beside the word, so that no verdict is told by colour alone."""
 
 
-def cell_anchor(cell_id: str) -> str:
-    """Return the anchor of what stands behind a cell or claim."""
-    return slug(f"behind-{cell_id}")
+def cell_anchor(name: str, source: Source = "yours") -> str:
+    """Return the anchor of what stands behind a cell or claim, by whose runs."""
+    return slug(f"behind-{name}" if source == "yours" else f"behind-{name}-{source}")
 
 
 def hours_title(records: Iterable[Record]) -> str:
@@ -36,15 +42,17 @@ def hours_title(records: Iterable[Record]) -> str:
 def columns(subject: Subject, cells: Sequence[Cell], axis: Axis | None = None) -> tuple[Column, ...]:
     """Return the columns of a table of cells; after those that say which cell it is, :func:`entries` fills them."""
     lines = axis is not None and len(axis.lines) > 1
-    hours = hours_title(record for cell in cells for record in subject.evidence[cell.id].records)
+    hours = hours_title(r for cell in cells for one in subject.lines(cell.id) for r in one.evidence[cell.id].records)
     return (
         Column(AXIS_TITLES.get(axis.x, axis.x).capitalize() if axis else "Method", False),
         *([Column("NFE")] if axis is None else [Column("Series", False)] if lines else []),
+        *runs_column(subject),
         *([Column(f"{subject.metric}, published")] if subject.published else []),
         *([Column("By others")] if has_others(subject.table) else []),
         Column(f"{subject.metric}, ours"),
         Column("Sampling std"),
         Column("n"),
+        *([Column("On your machine", False)] if subject.repeats else []),
         *([Column("Difference, 95%"), Column("Verdict", False)] if subject.published else []),
         Column("Parameters, M"),
         *([Column("Budget")] if has_budget(axis) else []),
@@ -53,17 +61,45 @@ def columns(subject: Subject, cells: Sequence[Cell], axis: Axis | None = None) -
     )
 
 
+def runs_column(subject: Subject) -> list[Column]:
+    """Return the column that says whose runs a line is of; none where all are the user's."""
+    return [Column("Runs", False)] if subject.shipped else []
+
+
+def runs_entry(one: Subject, name: str, records: Sequence[Record], notes: Notes) -> list[Entry]:
+    """Return whose runs the line of a cell or claim is of, with the kind of machine and the versions as a footnote."""
+    if not one.shipped:
+        return []
+    if not one.says(name):
+        return [Entry(ABSENT, "~")]
+    return [Entry(one.source, one.source, marks=notes.mark(f"{one.source}: {machines(records)}" if records else ""))]
+
+
+def _repeat_entry(one: Subject, repeat: Repeat | None, notes: Notes) -> Entry:
+    if repeat is None or one.source == "shipped":
+        return Entry(ABSENT, "~")
+    return Entry(ANSWERS[repeat.answer], repeat.answer, marks=notes.mark(str(repeat)))
+
+
 def has_budget(axis: Axis | None) -> bool:
     """Whether the budget has a column; along its own axis it stands in front."""
     return axis is None or axis.x != "budget"
 
 
 def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: Notes, budget: bool) -> list[Entry]:
-    """Return the entries that every sheet of cells has, with or without the budget."""
+    """Return the entries that every sheet of cells has.
+
+    Args:
+        subject: the table by whose runs the line is.
+        cell: the cell.
+        best: ids of cells whose score is the lowest, our own (False) and published (True).
+        notes: takes the footnotes.
+        budget: whether the budget has a column.
+    """
     evidence, verdict = subject.evidence[cell.id], subject.verdicts.get(cell.id)
-    target = cell_anchor(cell.id)
+    target = cell_anchor(cell.id, subject.source)
     spread = evidence.spread
-    entries: list[Entry] = []
+    entries = runs_entry(subject, cell.id, evidence.records, notes)
     if subject.published:
         entries.append(published_entry(subject, cell.published, (cell.id, True) in best, notes))
         entries += [others_entry(subject, cell.published, notes)] if has_others(subject.table) else []
@@ -80,6 +116,7 @@ def entries(subject: Subject, cell: Cell, best: set[tuple[str, bool]], notes: No
         sampling = spread.sampling
         entries.append(Entry(*number(sampling, f".{decimals(sampling)}f")))
         entries.append(Entry(str(spread.n), spread.n))
+    entries += [_repeat_entry(subject, subject.repeats.get(cell.id), notes)] if subject.repeats else []
     if subject.published:
         said = (verdict.wide, str(verdict.looks or ""), str(verdict.plan or "")) if verdict else ()
         entries += [_difference(verdict), replace(ruling(verdict, target), marks=notes.mark(*said))]

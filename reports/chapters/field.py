@@ -63,11 +63,13 @@ def cited_entries(subject: Subject, row: Row, data: CellData, best: bool, notes:
     none = Entry(ABSENT, math.inf)
     parameters = Entry(f"{row.parameters:g}", row.parameters) if row.parameters else none
     return [
+        *([Entry(ABSENT, "~")] if subject.shipped else []),
         published_entry(subject, published, best, notes),
         *([others_entry(subject, published, notes)] if has_others(subject.table) else []),
         Entry("not run here", math.inf, marks=notes.mark(row.cannot)),
         none,
         Entry("0", 0),
+        *([Entry(ABSENT, "~")] if subject.repeats else []),
         none,
         Entry(ABSENT, "~"),
         parameters,
