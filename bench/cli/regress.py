@@ -35,6 +35,9 @@ def regress(
     reason: Annotated[
         str | None, typer.Option(help="Why they are made anew; kept in the file.", show_default=False)
     ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write what --json prints into this file.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Make tiny runs of every method and compare them with figures that were kept.
@@ -49,12 +52,15 @@ def regress(
       tractbench regress --plugin my_method.py --baseline regress.json --update
       tractbench regress --plugin my_method.py --baseline regress.json
     """
+    from tractbench.io.files import write_atomic
     from tractbench.regress.baseline import SHIPPED, read_baseline
     from tractbench.regress.compare import chosen_cells, compare_all
     from tractbench.regress.machine import Machine
 
     path, machine = baseline or SHIPPED, Machine.here()
     if renew:
+        if save is not None:
+            raise ConfigError(f"save {save}: --update writes the baseline itself; leave --save out")
         return _update(path, tuple(method or ()), reason, machine, as_json)
     if reason is not None:
         raise ConfigError(f"reason {reason!r}: nothing is made anew without --update; leave one of the two out")
@@ -66,8 +72,11 @@ def regress(
             found.append(comparison)
             task.advance(1, comparison.cell)
     equal = all(one.equal for one in found)
+    result = {"equal": equal, "cells": [asdict(one) for one in found]} | _about(path, kept, machine)
+    if save is not None:
+        write_atomic(save, to_json(result, indent=2) + "\n")
     if as_json:
-        print(to_json({"equal": equal, "cells": [asdict(one) for one in found]} | _about(path, kept, machine)))
+        print(to_json(result))
     else:
         _show(path, kept, found, machine)
     return 0 if equal else DIFFERS
@@ -89,9 +98,10 @@ def _update(path: Path, methods: tuple[str, ...], reason: str | None, machine: M
     wanted = methods
     if not methods:  # tractbench's own, or those of others
         wanted = tuple(name for name in method_names() if _own(distribution_hash(load_method(name)), path == SHIPPED))
-    standard = [cell for name in wanted for cell in standard_cells(load_method(name))]
     kept = before or Baseline()
     of_method = {name: str(cell.settings.get("method")) for name, cell in kept.cells.items()}
+    new = [name for name in wanted if name not in of_method.values()]  # the others have the cells that they have
+    standard = [cell for name in new for cell in standard_cells(load_method(name))]
     of_method |= {name: str(settings["method"]) for name, settings in standard}
     if not of_method:
         raise ConfigError("there is no method of yours; give --plugin FILE, or name one with --method NAME")

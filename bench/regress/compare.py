@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from tractbench.errors import ConfigError, RunFailedError, TractbenchError, nearest_name
+from tractbench.errors import ConfigError, RunFailedError, TractbenchError, nearest_name, one_line
 from tractbench.regress.baseline import Baseline, CellBaseline
 from tractbench.regress.cells import Measured, measure, threads
 from tractbench.regress.machine import Machine
@@ -87,6 +87,11 @@ def compare_all(
                 found = _of_cell(name, lambda kept=kept: measure(kept.settings, Path(folder)))
             except RunFailedError as error:
                 yield Comparison(name, holds, False, False, None, "", str(error))
+            except TractbenchError:
+                raise
+            except Exception as error:  # a method may fail in any way; the other cells are compared all the same
+                said = one_line(f"{type(error).__name__}: {error}")
+                yield Comparison(name, holds, False, False, None, "", said)
             else:
                 yield compare(name, kept, found, holds)
 
