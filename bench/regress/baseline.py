@@ -47,7 +47,7 @@ class CellBaseline(Kept):
     """
 
     settings: dict[str, object]
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     weights: str | None = None
     quantities: dict[str, Quantity] = {}
 

@@ -63,7 +63,7 @@ def standard_cells(method: type[Method]) -> Iterator[tuple[str, dict[str, object
             if process not in load_dataset(data).workload.processes:
                 continue
             settings: dict[str, object] = {"method": method.name, "dataset": data, "process": process, **COMMON}
-            settings |= (vp if process == "vp" else {}) | (TRAINING if method.trains else {})
+            settings |= {**(vp if process == "vp" else {}), **(TRAINING if method.trains else {})}
             for nfe in (2, 1):
                 try:
                     resolve(settings | {"nfe": nfe})
@@ -110,5 +110,6 @@ def measure(settings: Settings, folder: Path) -> Measured:
     values = {f"{ERROR}, phase {one.phase}": one.error for one in student.errors}
     values |= {name: metric.mean for name, metric in metrics.items()}
     denoiser = student.denoiser
-    trained = method.trains and isinstance(denoiser, nn.Module)
-    return Measured(tensors_digest(denoiser.state_dict()) if trained else None, values)  # type: ignore[union-attr]
+    if not (method.trains and isinstance(denoiser, nn.Module)):
+        return Measured(None, values)
+    return Measured(tensors_digest(denoiser.state_dict()), values)

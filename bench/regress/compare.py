@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from tractbench.errors import ConfigError, RunFailedError, TractbenchError, nearest_name, one_line
 from tractbench.regress.baseline import Baseline, CellBaseline
 from tractbench.regress.cells import Measured, measure, threads
 from tractbench.regress.machine import Machine
-
-Found = TypeVar("Found")
 
 Holds = Literal["bits", "tolerance"]
 """What has to hold of a cell here."""
@@ -81,10 +80,11 @@ def compare_all(
             if not kept.quantities:
                 raise ConfigError(f"cell {name!r}: the baseline has no figures of it; make them with --update")
             holds: Holds = "tolerance"
-            if baseline.machine == machine and kept.threads == _of_cell(name, lambda kept=kept: threads(kept.settings)):
-                holds = "bits"
             try:
-                found = _of_cell(name, lambda kept=kept: measure(kept.settings, Path(folder)))
+                with _of_cell(name):
+                    if baseline.machine == machine and kept.threads == threads(kept.settings):
+                        holds = "bits"
+                    found = measure(kept.settings, Path(folder))
             except RunFailedError as error:
                 yield Comparison(name, holds, False, False, None, "", str(error))
             except TractbenchError:
@@ -113,9 +113,10 @@ def chosen_cells(baseline: Baseline, methods: tuple[str, ...]) -> tuple[str, ...
     return names
 
 
-def _of_cell(name: str, make: Callable[[], Found]) -> Found:
+@contextmanager
+def _of_cell(name: str) -> Iterator[None]:
     """Say of what is wrong which cell it is in."""
     try:
-        return make()
+        yield
     except TractbenchError as error:
         raise type(error)(f"cell {name!r}: {error}") from error

@@ -34,7 +34,7 @@ def random_rounding(seed: int) -> Iterator[None]:
         size = output.detach().square().mean().sqrt()
         return output + UNIT * size * (2 * drawn - 1)
 
-    hook = register_module_forward_hook(rounded)
+    hook = register_module_forward_hook(rounded)  # type: ignore[arg-type]  # its type forgets that outputs may change
     try:
         yield
     finally:
