@@ -24,7 +24,7 @@ LAYERS = [
     {"results"},
     {"claims"},
     {"pipeline"},
-    {"checks", "reports"},
+    {"checks", "regress", "reports"},
     {"cli"},
     {"__main__"},
 ]

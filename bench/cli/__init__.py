@@ -19,6 +19,7 @@ from tractbench.cli.new import new
 from tractbench.cli.output import OutputError, prepare_streams
 from tractbench.cli.plan import plan
 from tractbench.cli.profile import profile
+from tractbench.cli.regress import regress
 from tractbench.cli.report import report
 from tractbench.cli.run import run
 from tractbench.cli.store import store_app
@@ -44,6 +45,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(verify)
 app.command()(explain)
+app.command()(regress)
 app.command(name="list")(list_)
 app.command()(doctor)
 app.command()(check)

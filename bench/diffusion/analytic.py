@@ -48,6 +48,25 @@ class MixtureDenoiser:
         centred = x[:, None] - alpha[:, None, None] * self.means  # [B, K, D]
         along = torch.einsum("bkd,kde->bke", centred, self._vectors)
         log_weight = self.weights.log() - 0.5 * (along**2 / variance + variance.log()).sum(2)
-        posterior = torch.softmax(log_weight, dim=1)  # [B, K]
+        posterior = self._posterior(log_weight, labels)  # [B, K]
         step = torch.einsum("bke,kde->bkd", alpha[:, None, None] * values / variance * along, self._vectors)
         return (posterior[:, :, None] * (self.means + step)).sum(1).reshape(x_t.shape)
+
+    def _posterior(self, log_weight: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the probabilities of the components ``[B, K]`` of their unnormalised logarithms; labels do not count.
+
+        Args:
+            log_weight: ``[B, K]``.
+            labels: class indices ``[B]`` or None.
+        """
+        return torch.softmax(log_weight, dim=1)
+
+
+class ConditionalMixtureDenoiser(MixtureDenoiser):
+    """E[x0 | x_t, y] of a mixture of which each component is a class: that of the component y alone."""
+
+    def _posterior(self, log_weight: Tensor, labels: Tensor | None) -> Tensor:
+        """Return 1 for the component that the label names and 0 for the others, ``[B, K]``."""
+        if labels is None:
+            raise ValueError("a class-conditional denoiser needs labels")
+        return torch.nn.functional.one_hot(labels, log_weight.shape[1]).to(log_weight)

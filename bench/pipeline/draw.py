@@ -11,7 +11,7 @@ from torch import Tensor
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
-from tractbench.evaluation.sampling import fresh_noise, prior_noise
+from tractbench.evaluation.sampling import fresh_noise, prior_labels, prior_noise
 from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
@@ -65,6 +65,8 @@ def _draw_images(cell: Cell, panels: Panels, folder: Path, runtime: Runtime, tas
 def _draw_points(cell: Cell, panels: Panels, folder: Path, runtime: Runtime, task: Task) -> None:
     """Draw paths and samples in the plane of the first two coordinates, over the density where it has no others."""
     seed, shape, distribution = cell.config.sampling_seeds[0], cell.dataset.shape, cell.dataset.distribution
+    classes = cell.dataset.classes
+    labels = prior_labels(classes, seed, range(PATHS)).to(runtime.device) if classes else None
     shown = {}
     for title, (denoiser, sampler, two_times) in panels.items():
         drawn = draw_samples(cell, denoiser, seed, runtime, count=POINTS, sampler=sampler, two_times=two_times)
@@ -72,7 +74,7 @@ def _draw_points(cell: Cell, panels: Panels, folder: Path, runtime: Runtime, tas
         states = [prior_noise(cell.process, shape, seed, range(PATHS)).to(runtime.device)]
         fresh = [one.to(runtime.device) for one in fresh_noise(sampler, shape, seed, range(PATHS))]
         with torch.no_grad():
-            sample_ode(denoiser, cell.process, states[0], sampler, fresh=fresh, two_times=two_times,
+            sample_ode(denoiser, cell.process, states[0], sampler, labels, fresh=fresh, two_times=two_times,
                        clip=cell.config.clip_sample, on_step=states.append)  # fmt: skip
         shown[title] = Plane(_plane(points.flatten(1)), _plane(torch.stack(states).flatten(2).cpu()))
         task.advance(1, title)

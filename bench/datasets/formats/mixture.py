@@ -62,11 +62,18 @@ class Mixture(Dataset):
     def draw(self, count: int, *names: str | int) -> Tensor:
         """Draw points ``[count, D, 1, 1]``, float32, from a generator named by the data set and ``names``."""
         random = generator(self.name, *names)
-        mode = torch.multinomial(self.weights, count, replacement=True, generator=random)
+        mode = self._modes(count, random)
         noise = torch.randn((count, self.means.shape[1]), dtype=torch.float64, generator=random)
         roots = torch.linalg.cholesky(self.covariances)
         points = self.means[mode] + torch.einsum("bde,be->bd", roots[mode], noise)
         return points.float()[:, :, None, None]
+
+    def modes(self, count: int, *names: str | int) -> Tensor:
+        """Return the components ``[count]`` of the points that :meth:`draw` draws for the same arguments."""
+        return self._modes(count, generator(self.name, *names))
+
+    def _modes(self, count: int, random: torch.Generator) -> Tensor:
+        return torch.multinomial(self.weights, count, replacement=True, generator=random)
 
     @cached_property
     def train(self) -> Tensor:
