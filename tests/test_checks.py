@@ -367,11 +367,15 @@ def test_what_new_writes_passes_before_anything_is_changed(site, tmp_path, tract
     assert failures(check(f"{what}s", "fresh")) == {}
 
 
-def test_the_example_of_a_method_passes(site):
-    installed(ROOT / "examples" / "tractbench-meanflow", site)
-    findings = list(check("methods", "meanflow"))
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [("methods", "meanflow", "fixed point"), ("datasets", "iris", "run"), ("extractors", "spectrum", "batches")],
+)
+def test_the_examples_pass(site, kind, name, what):
+    installed(ROOT / "examples" / f"tractbench-{name}", site)
+    findings = list(check(kind, name))
     assert failures(findings) == {}
-    assert {one.check: one.status for one in findings}["fixed point"] == "passed"
+    assert {one.check: one.status for one in findings}[what] == "passed"
 
 
 def test_the_command_line_shows_findings_and_says_by_its_exit_status(tractbench, site, tmp_path):
