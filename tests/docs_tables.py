@@ -1,4 +1,4 @@
-"""The tables of methods and of their options in docs/methods.md, made from the code: ``python tests/docs_tables.py``."""
+"""Tables of methods and options in docs/methods.md, made from the code: ``python tests/docs_tables.py`` writes them."""
 
 import re
 import sys
@@ -45,7 +45,9 @@ def option_table():
         for name, field in method.model_fields.items():
             rows.append(f"| `{method.name}` | `{name}` | {cell(field.default)} | {field.description} |")
         for name, value in method.defaults.items():
-            rows.append(f"| `{method.name}` | `{name}` | {cell(value)} | a setting of every run, changed by this method |")
+            rows.append(
+                f"| `{method.name}` | `{name}` | {cell(value)} | a setting of every run, changed by this method |"
+            )
     return "\n".join(rows)
 
 
