@@ -1,1 +1,1 @@
-"""The built-in methods, one module each; a new module here is found by its name."""
+"""The built-in methods, one module each; a new one is found by the line that it gets in ``pyproject.toml``."""

@@ -49,7 +49,8 @@ class SCM(Method):
         0.2,
         ge=0,
         le=1,
-        description="step of ln sigma over which the network's derivative is a difference; 0 for the exact one",
+        description="0: the network's exact derivative, as in the paper; else, a departure from it, a difference over "
+        "this step of ln sigma",
         json_schema_extra={"exact": 0.0},
     )
     tangent: Literal["normalise", "clip"] = Field(

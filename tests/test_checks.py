@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tractbench.diffusion.processes import VE, VP
 from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.errors import ConfigError
+from tractbench.methods.ect import ECT
 from tractbench.registry import load_method
 from tractbench.seeds import generator
 
@@ -111,6 +113,8 @@ MORE = {
     "float32 times": "def times(self, u, phase, progress, process):\n return group_times(u.float(), phase)",
     "too many evaluations": "def sampler(self, nfe, process):\n return Sampler.equal(nfe + 1)",
     "solver of another process": "def sampler(self, nfe, process):\n return Sampler.equal(nfe, 'heun')",
+    "steps where no jump ends": "def sampler(self, nfe, process):\n"
+    " return Sampler(times=tuple(1 - (i / nfe) ** 2 for i in range(nfe + 1)))",
     "phases with a gap": "def phases(self, schedule):\n return super().phases(schedule)[1:]",
     "schedule that ends elsewhere": "def default_schedule(self, nfe):\n return (1024, 1)",
     "option undescribed": "strength: float = 0.5",
@@ -161,6 +165,7 @@ CAUGHT = {
     "float32 times": ("times", "return float64"),
     "too many evaluations": ("sampler", "spends 2 evaluations"),
     "solver of another process": ("a run is set up", "not for process 'vp'"),
+    "steps where no jump ends": ("samples", "sampled in 2 evaluations"),
     "phases with a gap": ("phases", "start the first at the first entry"),
     "schedule that ends elsewhere": ("phases", "ends at 1; end it at 2"),
     "option undescribed": ("options", "'strength' has no description"),
@@ -197,6 +202,21 @@ def test_a_wrong_method_is_caught_by_the_check_that_is_for_it(site, name):
     assert found.check == named
     assert words in f"{found.detail}; {found.remedy}"
     assert found.remedy
+
+
+@pytest.mark.parametrize(("kind", "found"), [("fresh noise", ""), ("none", "sampled in 2 evaluations"),
+                                             ("too little", "sampled in 2 evaluations")])  # fmt: skip
+def test_samples_of_a_consistency_model_need_the_noise_of_its_levels(kind, found):
+    class Sampled(ECT):
+        def sampler(self, nfe, process):
+            right = super().sampler(nfe, process)
+            landing = {"fresh noise": right.noise, "none": (), "too little": tuple(t / 2 for t in right.times[1:-1])}
+            return Sampler(times=right.times, noise=landing[kind])
+
+    case = replace(method_case(ECT, "ve"), method=Sampled())
+    (said,) = examine("method", "sampled", case, [one for one in CHECKS if one.name == "samples"])
+    assert said.status == ("failed" if found else "passed")
+    assert found in said.detail
 
 
 def test_a_wrong_time_shows_in_the_order(site):
@@ -367,11 +387,15 @@ def test_what_new_writes_passes_before_anything_is_changed(site, tmp_path, tract
     assert failures(check(f"{what}s", "fresh")) == {}
 
 
-def test_the_example_of_a_method_passes(site):
-    installed(ROOT / "examples" / "tractbench-meanflow", site)
-    findings = list(check("methods", "meanflow"))
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [("methods", "meanflow", "fixed point"), ("datasets", "iris", "run"), ("extractors", "spectrum", "batches")],
+)
+def test_the_examples_pass(site, kind, name, what):
+    installed(ROOT / "examples" / f"tractbench-{name}", site)
+    findings = list(check(kind, name))
     assert failures(findings) == {}
-    assert {one.check: one.status for one in findings}["fixed point"] == "passed"
+    assert {one.check: one.status for one in findings}[what] == "passed"
 
 
 def test_the_command_line_shows_findings_and_says_by_its_exit_status(tractbench, site, tmp_path):

@@ -4,7 +4,9 @@ import ast
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from plugin_data import QUICK
@@ -104,6 +106,23 @@ def test_a_new_package_is_whole_and_clean(tmp_path, tractbench, what):
                            capture_output=True, text=True, check=False)  # fmt: skip
     assert style.returncode == 0 or "No module named" in style.stderr, style.stdout
     assert '"check", "some_thing"' in (folder / "tests/test_some_thing.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "source"),
+    [(None, ""), ('{"url": "file:///home/me/tractbench", "dir_info": {"editable": true}}', ""),
+     ('{"url": "https://host/a/tractbench.git", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}}',
+      "git+https://host/a/tractbench.git@0123abc")],
+)  # fmt: skip
+def test_the_workflow_installs_the_tractbench_that_wrote_it_or_asks_where_it_is(
+    tmp_path, tractbench, monkeypatch, said, source
+):
+    import_module("tractbench.cli.new")
+    found = SimpleNamespace(read_text={"direct_url.json": said}.get)
+    monkeypatch.setattr(sys.modules["tractbench.cli.new"], "distribution", {"tractbench": found}.get)
+    workflow = (written(tractbench, "method", "asked", tmp_path) / ".github/workflows/test.yml").read_text()
+    assert f'TRACTBENCH: "{source}"' in workflow
+    assert 'pip install "${TRACTBENCH:?say above where' in workflow
 
 
 @pytest.mark.parametrize(

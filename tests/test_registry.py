@@ -109,7 +109,7 @@ def test_names_are_read_with_hyphens_and_capitals():
     assert network_class("Song-UNet") is network_class("song_unet")
 
 
-def test_a_checkout_that_was_installed_before_its_components_were_registered_says_so(monkeypatch):
+def test_a_checkout_that_was_installed_before_its_components_were_registered_says_so(monkeypatch, tractbench):
     monkeypatch.setattr("tractbench.plugins.lookup._distributions", lambda site: [])
     plugins.forget()
     try:
@@ -117,8 +117,17 @@ def test_a_checkout_that_was_installed_before_its_components_were_registered_say
             ConfigError, match=r"unknown process 'vp': not even tractbench's own .* 'pip install -e \.'"
         ):
             load_process("vp")
+        assert "not even tractbench's own are registered" in tractbench("list", "methods").err
     finally:
         plugins.forget()
+
+
+def test_a_module_that_was_added_after_the_checkout_was_installed_is_named(monkeypatch):
+    monkeypatch.delitem(plugins.components("methods"), "tract")
+    with pytest.raises(ConfigError, match=r"tractbench\.methods\.tract is there, but not registered; .* 'pip install"):
+        load_method("Tract")
+    with pytest.raises(ConfigError, match="unknown method 'trac/t'; "):
+        load_method("trac/t")
 
 
 # Others', one of each kind

@@ -16,6 +16,7 @@ from tractbench.checks.exact import uniforms
 from tractbench.checks.finding import Check, Finding, examine, inapplicable, require, tried, untouched
 from tractbench.checks.fixed_point import check_fixed_point, check_pull, check_repeated
 from tractbench.checks.losses import check_bits, check_labels, check_loss, check_student, check_target
+from tractbench.checks.samples import check_samples
 from tractbench.checks.training import check_resume, check_run
 from tractbench.config.command import run_command
 from tractbench.config.fields import RunConfig
@@ -241,6 +242,7 @@ CHECKS = (
     Check("repeated steps", check_repeated),
     Check("pull", check_pull),
     Check("fixed point", check_fixed_point),
+    Check("samples", check_samples),
     Check("resume", check_resume),
     Check("run", check_run),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import os
 import re
 import shutil
 import sys
 from collections.abc import Mapping
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +61,7 @@ def _files(what: str, name: str) -> dict[str, str]:
         "package": package,
         "project": package.replace("_", "-"),
         "class_name": "".join(part.capitalize() for part in name.split("_")),
+        "source": _source(),
     }
     templates = Environment(  # noqa: S701 - what is written is no HTML
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
@@ -74,6 +77,13 @@ def _files(what: str, name: str) -> dict[str, str]:
     if what == "dataset":
         files[f"src/{package}/workload.toml"] = "workload.toml"
     return {path: templates.get_template(f"{source}.jinja").render(words) for path, source in files.items()}
+
+
+def _source() -> str:
+    """Return what pip installs this tractbench from, "" if it came from no repository (PEP 610)."""
+    said = json.loads(distribution("tractbench").read_text("direct_url.json") or "{}")
+    vcs = said.get("vcs_info")
+    return f"{vcs['vcs']}+{said['url']}@{vcs['commit_id']}" if vcs else ""
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

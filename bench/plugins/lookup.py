@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,14 @@ from tractbench.plugins.files import file_components, used_files
 from tractbench.plugins.offers import WORDS, Component, Kind, normal, reason, remembered
 
 OWN = "tractbench"
+NOT_REGISTERED = "not even tractbench's own are registered; install it again, in a checkout with 'pip install -e .'"
+PACKAGES: Mapping[Kind, str] = {
+    "methods": f"{OWN}.methods",
+    "datasets": f"{OWN}.datasets",
+    "extractors": f"{OWN}.evaluation.extractors",
+    "networks": f"{OWN}.nets",
+}
+"""Where this package's own components are, a module each."""
 
 Base = TypeVar("Base")
 
@@ -49,9 +58,11 @@ def find(kind: Kind, name: str) -> Component:
         raise ConfigError(f"{WORDS[kind]} '{offers[0].name}' is offered by {origins}; uninstall or rename one of them")
     if not offers:
         if kind != "workloads" and not _installed(kind):
+            raise ConfigError(f"unknown {WORDS[kind]} {name!r}: {NOT_REGISTERED}")
+        if module := _forgotten(kind, name):
             raise ConfigError(
-                f"unknown {WORDS[kind]} {name!r}: not even tractbench's own are registered; install it again, in a "
-                "checkout with 'pip install -e .'"
+                f"unknown {WORDS[kind]} {name!r}: {module} is there, but not registered; give it a line in "
+                "pyproject.toml if it has none, and install the checkout again with 'pip install -e .'"
             )
         raise ConfigError(f"unknown {WORDS[kind]} {name!r}{nearest_name(name, names(kind))}")
     return offers[0]
@@ -60,6 +71,15 @@ def find(kind: Kind, name: str) -> Component:
 def _installed(kind: Kind) -> bool:
     """Whether this package's own components are registered; those of an old installation of a checkout are not."""
     return any(offer.origin.startswith(f"{OWN} ") for offers in components(kind).values() for offer in offers)
+
+
+def _forgotten(kind: Kind, name: str) -> str:
+    """Return the module of this package that is called like a component which is not registered, "" if none is.
+
+    A checkout is installed before a component is added to it, and knows it only when it is installed again.
+    """
+    module = f"{PACKAGES[kind]}.{normal(name)}" if kind in PACKAGES and normal(name).isidentifier() else ""
+    return module if module and find_spec(module) else ""
 
 
 def load_class(kind: Kind, name: str, base: type[Base]) -> type[Base]:
@@ -104,6 +124,8 @@ def _found(path: tuple[str, ...], files: tuple[Path, ...]) -> _Found:
             found += file_components(file)
         except ConfigError as error:
             wrong.append(str(error))
+    if not any(component.origin.startswith(f"{OWN} ") for component in found):
+        wrong.append(f"components: {NOT_REGISTERED}")
     for component in found:
         of_kind = offers[component.kind]
         of_kind[normal(component.name)] = (*of_kind.get(normal(component.name), ()), component)

@@ -1,0 +1,1 @@
+"""Power by spatial frequency, a feature extractor for tractbench."""
