@@ -130,6 +130,21 @@ def test_a_module_that_was_added_after_the_checkout_was_installed_is_named(monke
         load_method("trac/t")
 
 
+def test_where_an_editable_installation_lies_is_no_part_of_a_plugin(site):
+    method_plugin(site)
+    record = "halfway_plugin/__init__.py,,\n__editable___halfway_finder.py,,\n"
+    (site / "halfway_plugin-1.0.dist-info" / "RECORD").write_text(record)
+    hashes = set()
+    for place in ("/home/me/plugin", "/srv/plugin"):
+        (site / "__editable___halfway_finder.py").write_text(f"MAPPING = {{'halfway_plugin': '{place}'}}\n")
+        again()
+        hashes.add(plugins.distribution_hash(load_method("half-way")))
+    (site / "halfway_plugin" / "__init__.py").write_text("changed = True\n")
+    again()
+    assert len(hashes) == 1
+    assert plugins.distribution_hash(load_method("half-way")) not in hashes
+
+
 # Others', one of each kind
 
 

@@ -46,6 +46,8 @@ def _package_hash(package: str) -> str:
         files |= {f"{package}/{path.relative_to(source.parent).as_posix()}": path for path in tree if path.is_file()}
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
-        if path.suffix not in (".pyc", ".pth") and "__pycache__" not in path.parts:
+        # what pip leaves for an editable installation says where the checkout lies, not what it computes
+        made = path.suffix in (".pyc", ".pth") or "__pycache__" in path.parts or path.name.startswith("__editable__")
+        if not made:
             digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
     return digest.hexdigest()
