@@ -379,14 +379,14 @@ def test_the_loss_is_the_weighted_mean_of_squared_distances():
 
 
 class Failing(TRACT):
-    value: float
+    value: str
 
     def target(self, batch, phase, progress, nets):
         target = super().target(batch, phase, progress, nets)
-        return type(target)(torch.full_like(target.x0, self.value), target.weight)
+        return type(target)(torch.full_like(target.x0, float(self.value)), target.weight)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e30"])
 def test_a_loss_that_is_not_finite_fails_the_run(tmp_path, value):
     with pytest.raises(RunFailedError, match=r"^diverged: loss is (nan|inf) at step 3 of 11") as caught:
         trained(tmp_path, distillation(Failing(value=value)))

@@ -14,6 +14,7 @@ from tractbench.errors import ConfigError
 from tractbench.pipeline.suite_cells import wanted_cells
 from tractbench.reports.chapters.chapter import chapter
 from tractbench.reports.evidence import Evidence
+from tractbench.reports.findings import Findings, Found
 from tractbench.reports.verdicts.judge import judge
 
 HEAD = '[[row]]\nid = "ddim"\nlabel = "DDIM"\nsettings = { method = "ddim" }\ncell = [{ nfe = 1 }, { nfe = 2 }]\n'
@@ -58,6 +59,12 @@ def found_of(text, quoted=(), scores=None):
     return table, evidence, {verdict.id: verdict for verdict in judge({"tiny": table}, evidence)}
 
 
+def cells_sheet(table, evidence, verdicts):
+    found = Found(Findings((), evidence, verdicts))
+    (sheet,) = [part for part in chapter(table, found).order if part.id == "tiny-cells"]
+    return sheet
+
+
 # Margins
 
 
@@ -88,7 +95,7 @@ def test_a_margin_that_does_not_tell_a_row_from_its_neighbour_is_marked():
     table, evidence, found = found_of(FIELD, [5.0, 5.01, 4.99])
     said = "the margin of ±0.5 does not tell it from GAN, 4.8"
     assert found["tiny/ddim/1"].wide == said
-    (sheet,) = [part for part in chapter(table, evidence, found).order if part.id == "tiny-cells"]
+    sheet = cells_sheet(table, evidence, found)
     ruling = next(entry for entry in sheet.rows[0] if "reproduced" in entry.text)
     assert said in [sheet.notes[mark] for mark in ruling.marks]
     narrow = FIELD.replace("share = 0.1", "share = 0.03")
@@ -128,7 +135,9 @@ def test_a_minimum_over_trainings_is_compared_with_minima_of_disjoint_groups():
     found = verdicts["tiny/ddim/1"]
     assert found.estimate == pytest.approx((5.0 + 5.02 + 5.01) / 3)  # the seventh seed has no partner
     assert (found.verdict, found.n, found.mean) == ("reproduced", 7, pytest.approx(sum(quoted) / 7))
-    (sheet,) = [part for part in chapter(table, evidence, verdicts).order if part.id == "tiny-cells"]
+    (sheet,) = [
+        part for part in chapter(table, Found(Findings((), evidence, verdicts))).order if part.id == "tiny-cells"
+    ]
     assert any(entry.text.startswith("5.010 (mean 4.") for entry in sheet.rows[0])
 
 
@@ -148,7 +157,9 @@ def test_a_row_that_cannot_be_run_is_shown_and_neither_run_nor_judged():
     assert "gan/1" not in table.cells
     assert not any("gan" in name for name in verdicts)
     assert not any("gan" in ref for one in wanted_cells(choice(FIELD))[0] for ref in one.refs)
-    (sheet,) = [part for part in chapter(table, evidence, verdicts).order if part.id == "tiny-cells"]
+    (sheet,) = [
+        part for part in chapter(table, Found(Findings((), evidence, verdicts))).order if part.id == "tiny-cells"
+    ]
     titles = [column.title for column in sheet.columns]
     first, gan, other = (dict(zip(titles, row, strict=True)) for row in sheet.rows[:3])
     assert first["By others"].text == "4.7"
