@@ -23,6 +23,17 @@ class Finished:
         return json.loads(self.out)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tensors and networks of a few units spend their time on waking threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def tractbench(monkeypatch, capfd):
     """Runs the command line in this process, from the arguments to the exit status."""

@@ -28,13 +28,7 @@ TIMES = [0.05, 0.3, 0.5, 0.8, 1.0]
 DIMENSIONS = [1, 3, 16]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small spend their time on waking threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def column(*values):

@@ -29,13 +29,7 @@ TOTAL = 11  # steps: 5 in the first phase, 6 in the second
 ID = "ab" * 32
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks of eight units spend their time on waking threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

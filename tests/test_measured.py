@@ -339,22 +339,20 @@ def test_other_files_are_not_compared_and_the_same_machine_with_other_bits_is_na
 
 # --- the files that ship
 
-FILES = sorted(Path(tractbench.tables.__path__[0], "measured").glob("*.jsonl"))
-needs_files = pytest.mark.skipif(not FILES, reason="no measured results ship yet (tables/measured)")
+FOLDER = Path(tractbench.tables.__path__[0], "measured")
 
 
-@needs_files
 def test_every_shipped_record_counts_for_a_cell_of_a_table():
-    records = shipped_records(FILES[0].parent)
+    records = shipped_records(FOLDER)
+    assert records
     found = find(records, TABLES).yours
     counted = {record.identity for one in found.evidence.values() for record in one.records}
     assert {record.identity for record in records} == counted
 
 
-@needs_files
 def test_two_cells_of_the_shipped_file_are_recomputed():
-    """From their recorded settings, within rounding: other processors add up in another order."""
-    shipped = [r for r in shipped_records(FILES[0].parent) if (r.config.method, r.config.dataset) == ("ddim", "digits")]
+    """From their recorded settings, within the 1e-3 of a score that rounding may make elsewhere (docs/regress.md)."""
+    shipped = [r for r in shipped_records(FOLDER) if (r.config.method, r.config.dataset) == ("ddim", "digits")]
     first = sorted(shipped, key=lambda one: one.config.nfe)[:2]
     assert [one.config.nfe for one in first] == [1, 2]
     for kept in first:
@@ -374,4 +372,4 @@ def test_two_cells_of_the_shipped_file_are_recomputed():
         made = score_samples(cell, sampled_in(teacher.denoiser, config.precision, "cpu"), scorer, Runtime(), Progress())
         assert made.keys() == kept.metrics.keys()
         for name, metric in kept.metrics.items():
-            assert made[name].per_seed == pytest.approx(metric.per_seed, rel=1e-4), name
+            assert made[name].per_seed == pytest.approx(metric.per_seed, rel=1e-3), name

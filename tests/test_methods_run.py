@@ -22,13 +22,7 @@ from tractbench.training.distillation import Distillation
 STEPS = 5  # of each phase
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small spend their time on waking threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # whole runs on real images

@@ -24,14 +24,7 @@ from tractbench.nets.build import build_network
 from tractbench.seeds import generator
 from tractbench.training.distillation import Distillation
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small spend their time on waking threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # One Gaussian N(M, S) in three dimensions: every chain of solver steps is an affine map A x + b, written with numpy.

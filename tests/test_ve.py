@@ -18,13 +18,7 @@ from tractbench.methods.tract_edm import TRACTEDM
 N = 40
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small spend their time on waking threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def edm_grid(points=N):
