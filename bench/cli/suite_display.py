@@ -39,7 +39,7 @@ class Shown:
         """Show what has changed since the last time."""
         first = not self._before
         for entry in suite.entries:
-            now = (entry.status, entry.reason)
+            now: tuple[Status, str] = ("waiting" if entry.status == "queued" else entry.status, entry.reason)
             if self._before.get(entry.wanted.id) != now:
                 self._before[entry.wanted.id] = now
                 if not (self._quiet or first) or (first and entry.status == "failed"):

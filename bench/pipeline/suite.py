@@ -17,8 +17,8 @@ from tractbench.pipeline.suite_progress import Current, JobReport, read_report
 from tractbench.plugins import used_files
 from tractbench.results.store import Store
 
-Status = Literal["done", "failed", "running", "elsewhere", "waiting"]
-"""Of a run; ``elsewhere``: another process is making it."""
+Status = Literal["done", "failed", "running", "queued", "elsewhere", "waiting"]
+"""Of a run; ``queued``: a job was given it and has not begun it; ``elsewhere``: another process is making it."""
 
 DEATHS = 3
 """Processes that a run may take with it before it counts as failed."""
@@ -172,12 +172,12 @@ class Suite:
         for free in range(jobs - len(self._flights), 0, -1):
             waiting = {entry.wanted.id: entry for entry in self.of("waiting")}
             cells = [entry.wanted for entry in waiting.values()]
-            held = len(self.of("running"))
+            held = len(self.of("queued", "running"))
             group = [waiting[one.id] for one in deal(cells, self._made, self._making(groups), jobs, free, held)]
             if not group:
                 break
             for entry in group:
-                entry.status = "running"
+                entry.status = "queued"
             groups.append(group)
             batches.append(self._batch(group, engine.alone))
         if not batches:
@@ -219,12 +219,13 @@ class Suite:
             one = entry.wanted
             if one.id in flight.begun.ended and one.id not in before:
                 self._ended(entry, flight.begun)
-            elif entry.status == "running":
+            elif entry.status in ("queued", "running"):
                 entry.now = current if current and current.id == one.id else None
+                entry.status = "running" if entry.now else "queued"
                 self._made |= _past(one, entry.now)
         if flight.begun.closed:  # what it has not begun it will not begin, however long it still takes
             for entry in flight.left:
-                if entry.status == "running" and not (current and current.id == entry.wanted.id):
+                if entry.status == "queued":
                     entry.status = "waiting"
                     flight.entries.remove(entry)
 
@@ -249,7 +250,7 @@ class Suite:
         if not flight.running.done():
             return False
         self._follow(flight)
-        left = [entry for entry in flight.left if entry.status == "running"]
+        left = [entry for entry in flight.left if entry.status in ("queued", "running")]
         for entry in left:
             entry.status, entry.now = "waiting", None
         if left and not flight.begun.finished and not self._stopping:  # it died; the run in its hands may be why
