@@ -1,8 +1,9 @@
-"""Runs the command line in a process of several; at a training step, rank 1 may do what a test wants.
+"""Runs the command line in several processes, as torchrun does but that they are forked from one that has imported all.
 
-    python -m torch.distributed.run --nproc-per-node 2 processes.py STEP WHAT run --method tract ...
+    python processes.py PROCESSES STEP WHAT run --method tract ...
 
-WHAT is the name of a signal that rank 1 gets, ``bug``, or ``digests``: every rank then writes its student's hash.
+At training step STEP rank 1 does what WHAT says: it gets the signal of that name, has a ``bug``, or nothing for ``digests``:
+every rank then writes its student's hash.
 """
 
 import os
@@ -11,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
 from tractbench.cli import main
 from tractbench.io.tensors import tensors_digest
 from tractbench.training.distillation import Distillation
 
-STEP, WHAT = int(sys.argv[1]), sys.argv[2]
+PROCESSES, STEP, WHAT = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 train_step = Distillation.train_step
 
 
@@ -30,7 +33,13 @@ def watched(self):
         Path(f"digest-{self.group.rank}").write_text(tensors_digest(self.state().tensors))
 
 
-if __name__ == "__main__":
+def one():
     Distillation.train_step = watched
-    sys.argv = ["tractbench", *sys.argv[3:]]
+    sys.argv = ["tractbench", *sys.argv[4:]]
     main()
+
+
+if __name__ == "__main__":
+    how = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": PROCESSES, "max_restarts": 0, "start_method": "fork"}
+    there = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    elastic_launch(LaunchConfig(**how, **there), one)()

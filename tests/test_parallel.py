@@ -42,15 +42,15 @@ STEPS = 12
 TRACT_RUN = ("run", "--method", "tract", *SMALL, "--schedule", "8,2,1", "--nfe", "1", "--batch", "80", "--budget",
              str(80 * STEPS), "--json")  # fmt: skip
 DDIM_RUN = ("run", "--method", "ddim", *SMALL, "--nfe", "2", "--json")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tractbench")
 HELPER = Path(__file__).with_name("processes.py")
 
 
 class Launched:
-    def __init__(self, folder, processes, *command):
+    def __init__(self, folder, *command):
         folder.mkdir(parents=True, exist_ok=True)
-        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
         done = subprocess.run(
-            [sys.executable, *launcher, *map(str, command)],
+            [sys.executable, *map(str, command)],
             cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.folder, self.ended = folder, time.monotonic()
@@ -219,7 +219,7 @@ def test_two_and_three_processes_make_the_numbers_of_one(tractbench, tmp_path):
     alone = tractbench(*TRACT_RUN, "--quiet").json
     expected = losses(tmp_path)
     for size, how in ((2, ()), (3, ("--micro-batch", "8"))):
-        found = Launched(tmp_path / str(size), size, HELPER, STEPS, "digests", *TRACT_RUN, *how)
+        found = Launched(tmp_path / str(size), HELPER, size, STEPS, "digests", *TRACT_RUN, *how)
         assert found.code == 0, found.err
         assert json.loads(found.out)["identity"] == alone["identity"]
         assert found.err.count("tract on digits") == found.err.count("drawing samples") == 1
@@ -235,18 +235,18 @@ def test_two_and_three_processes_make_the_numbers_of_one(tractbench, tmp_path):
 
 def test_two_processes_score_the_same_images_alike_and_find_a_run_done(tractbench, tmp_path):
     alone = tractbench(*DDIM_RUN, "--quiet").json
-    found = Launched(tmp_path / "two", 2, "-m", "tractbench", *DDIM_RUN)
+    found = Launched(tmp_path / "two", *TORCHRUN, *DDIM_RUN)
     assert found.code == 0, found.err
     made = json.loads(found.out)
     for name, metric in alone["metrics"].items():
         assert made["metrics"][name]["per_seed"] == pytest.approx(metric["per_seed"], rel=1e-9), name
     assert made["floors"] == alone["floors"]
-    again = Launched(tmp_path, 2, "-m", "tractbench", *DDIM_RUN)
+    again = Launched(tmp_path, *TORCHRUN, *DDIM_RUN)
     assert json.loads(again.out)["reused"]
 
 
 def test_a_signal_to_one_process_saves_and_stops_all_and_another_number_goes_on(tractbench, tmp_path):
-    stopped = Launched(tmp_path / "two", 2, HELPER, 7, "SIGTERM", *TRACT_RUN)
+    stopped = Launched(tmp_path / "two", HELPER, 2, 7, "SIGTERM", *TRACT_RUN)
     assert stopped.code != 0
     (line,) = stopped.ours
     assert "stopped at training step 8 of 12" in line
@@ -263,7 +263,7 @@ def test_a_signal_to_one_process_saves_and_stops_all_and_another_number_goes_on(
 
 @pytest.mark.parametrize("what", ["SIGKILL", "bug"])
 def test_a_process_that_dies_ends_the_run_within_a_minute(tmp_path, what):
-    died = Launched(tmp_path, 2, HELPER, 7, what, *TRACT_RUN)
+    died = Launched(tmp_path, HELPER, 2, 7, what, *TRACT_RUN)
     assert died.code != 0
     assert died.ended - float(Path(tmp_path, "died").read_text()) < 60
     record = the_record(tmp_path)

@@ -46,7 +46,7 @@ def run(tractbench, *arguments):
 
 def test_cifar10_from_batches_to_a_score_that_is_no_fid(tractbench, tmp_path, inception):
     tractbench("data", "prepare", "cifar10", cifar_files(tmp_path / "files"), "--allow-deviation", "-q")
-    made = tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "-q")
+    made = tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "--steps", 2, "-q")
     assert made.code == 0, made.err
     command = ("--method", "tract_edm", "--dataset", "cifar10", "--nfe", 1, "--weights", inception)
     result = run(tractbench, *command)
@@ -68,7 +68,7 @@ def test_a_run_without_the_weights_says_where_they_belong(tractbench, tmp_path, 
 
     monkeypatch.setattr(module, "URL", "http://127.0.0.1:9/" + module.URL.rpartition("/")[2])
     tractbench("data", "prepare", "cifar10", cifar_files(tmp_path / "files"), "--allow-deviation", "-q")
-    tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "-q")
+    tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "--steps", 1, "-q")
     done = tractbench("run", "--method", "ddim", "--process", "ve", "--dataset", "cifar10", "--tier", "smoke", "-q")
     assert done.code == 2
     assert "weights-inception-2015-12-05-6726825d.pth" in done.err

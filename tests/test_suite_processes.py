@@ -27,7 +27,7 @@ settings = { samples = 20, sampling_seeds = "0", chunk = 10, grid_steps = 16 }
 [[row]]
 id = "tract"
 label = "TRACT"
-settings = { method = "tract", budget = "128K" }
+settings = { method = "tract", budget = "64K" }
 cell = [{ nfe = 1 }]
 [[row]]
 id = "ddim"
@@ -85,7 +85,7 @@ def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tract
         config = one.cell.config
         words = ["--method", config.method, "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--samples", "20"]
         words += ["--sampling-seeds", "0", "--set", "chunk=10", "--set", "grid_steps=16", "--runs", "whole", "--json"]
-        words += [] if config.method == "ddim" else ["--budget", "128K"]
+        words += [] if config.method == "ddim" else ["--budget", "64K"]
         never = tractbench("run", *words).json
         assert never["identity"] == one.id
         found = Store(Path("killed")).find(one.id, config)

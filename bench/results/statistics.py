@@ -17,8 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
-from scipy.stats import chi2, nct
+from scipy.special import gammaincinv, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
 ALPHA = 0.05
 """Level of every test: 95% intervals against a claim, 90% intervals for equivalence."""
@@ -221,7 +220,7 @@ def paired_seeds(mean: float, std: float, alpha: float = ALPHA, power: float = P
     """
 
     def reached(n: int) -> float:
-        return float(nct.sf(-stdtrit(n - 1, alpha), n - 1, abs(mean) / std * math.sqrt(n)))
+        return 1.0 - float(nctdtr(n - 1, abs(mean) / std * math.sqrt(n), -stdtrit(n - 1, alpha)))
 
     return _fewest(reached, power)
 
@@ -263,7 +262,7 @@ QUANTILES = (np.arange(400) + 0.5) / 400
 @lru_cache(maxsize=MAX_SEEDS)
 def _spreads(n: int) -> npt.NDArray[np.float64]:
     """Return quantiles of a sample's standard deviation over the true one, [400]; plans ask for each ``n`` often."""
-    return np.asarray(np.sqrt(chi2.ppf(QUANTILES, n - 1) / (n - 1)))
+    return np.asarray(np.sqrt(2 * gammaincinv((n - 1) / 2, QUANTILES) / (n - 1)))
 
 
 def _fewest(reached: Callable[[int], float], power: float) -> int | None:

@@ -1,6 +1,6 @@
 """Writes the tables of the study: every variant of BTD and TRACT, one change at a time.
 
-python docs/evidence/what-decides/tables.py
+python docs/evidence/what-decides/variants.py
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _row(name: str, label: str, settings: dict[str, object]) -> str:
 
 
 def _write(name: str, dataset: str, protocol: str, metric: str, budget: str, rows: list[str]) -> None:
-    head = f'# Written by tables.py\ntitle = "What decides: {dataset}"\ndataset = "{dataset}"\ntier = "small"\n'
+    head = f'# Written by variants.py\ntitle = "What decides: {dataset}"\ndataset = "{dataset}"\ntier = "small"\n'
     head += f'protocol = "{protocol}"\nmetric = "{metric}"\ntraining_seeds = "{SEEDS}"\n'
     head += f'settings = {{ budget = "{budget}" }}\n'
     (HERE / "tables" / f"{name}.toml").write_text("\n".join([head, *rows]), encoding="utf-8")
