@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.plugins import load_class
+from tractbench.progress import Progress
 
 
 class Extractor(ABC):
@@ -36,6 +37,19 @@ class Extractor(ABC):
     @abstractmethod
     def __call__(self, grey: Tensor) -> Tensor:
         """Return features ``[B, D]`` of grey levels ``[B, C, H, W]`` uint8; weights are loaded at the first call."""
+
+    def prepare(self, device: str, progress: Progress) -> None:  # noqa: B027
+        """Fetch and load the weights now; a small network, and pixels, need none of it.
+
+        Args:
+            device: where the network is to run; features are returned on the CPU.
+            progress: draws a download.
+        """
+
+    @property
+    def missing(self) -> str | None:
+        """What of the weights is not on this machine and where to get it; None if nothing is needed."""
+        return None
 
 
 def load_extractor(name: str, dataset: Dataset) -> Extractor:
