@@ -1,7 +1,7 @@
 """The maximum mean discrepancy under a Gaussian kernel, as CMMD defines it (Jayasumana et al. 2024, arXiv 2401.09603).
 
-Features are scaled to length 1; the kernel is exp(-|x - y|^2 / (2 sigma^2)) with sigma 10; every pair counts, an image's
-with itself too; times 1,000. CMMD itself is that of CLIP's network for images of 336 x 336.
+Features are scaled to length 1; the kernel is exp(-|x - y|^2 / (2 sigma^2)) with sigma 10; every pair counts, an
+image's with itself too; times 1,000. CMMD itself is that of CLIP's network for images of 336 x 336.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAIRS = 1 << 24
 
 
 def kernel_mean(x: Tensor, y: Tensor) -> float:
-    """Return the mean over all pairs of rows of the kernel less 1: it is so near to 1 that the rest would be rounded off.
+    """Return the mean over all pairs of rows of the kernel less 1, as it is near to 1 and the rest would be rounded off.
 
     Args:
         x: features ``[N, D]``.

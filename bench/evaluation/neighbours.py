@@ -76,7 +76,9 @@ class RealImages:
             nearest.append(smallest[:, 0])
             radius.append(smallest[:, -1])
             task.advance(len(distances))
-        own = [_within_cell(d, held_out_cell[at : at + len(d)], cell) for at, d in squared_distances(held_out, features)]
+        own = [
+            _within_cell(d, held_out_cell[at : at + len(d)], cell) for at, d in squared_distances(held_out, features)
+        ]
         to_own_cell = torch.cat(own) if own else torch.empty(0, dtype=torch.float64)
         return cls(features, torch.cat(nearest), torch.cat(radius), centres, cell, to_own_cell, held_out_cell)
 

@@ -128,9 +128,7 @@ def cached_statistics(key: str) -> Path:
     return cache_dir() / "statistics" / f"{key}.npz"
 
 
-def _compute(
-    dataset: Dataset, extract: Extract, progress: Progress, title: str, path: Path, features: Path
-) -> None:
+def _compute(dataset: Dataset, extract: Extract, progress: Progress, title: str, path: Path, features: Path) -> None:
     """Write mean, covariance and root, summed about the mean of the first batch, and the features that are kept."""
     count = len(dataset.train)
     kept = np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))

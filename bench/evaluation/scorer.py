@@ -119,9 +119,11 @@ def _possible(
     missing = lacking(metrics, samples, training, held_out)
     for name, need in missing.items():
         (progress or Progress()).message(f"{name} is left out: it needs {need}")
-    return protocol.model_copy(
-        update={"metrics": tuple(name for name in protocol.metrics if name not in missing)}
-    ) if missing else protocol
+    return (
+        protocol.model_copy(update={"metrics": tuple(name for name in protocol.metrics if name not in missing)})
+        if missing
+        else protocol
+    )
 
 
 def reference_hash(

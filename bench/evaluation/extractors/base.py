@@ -47,9 +47,27 @@ class Extractor(ABC):
         """
 
     @property
-    def missing(self) -> str | None:
-        """What of the weights is not on this machine and where to get it; None if nothing is needed."""
+    def operations(self) -> int:
+        """Operations of an image, two a multiplication and sum; 0 where nobody counts them."""
+        return 0
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say what of the weights has to be fetched first, and where to put it; None if nothing.
+
+        Raises:
+            ConfigError: something has to be installed first.
+        """
         return None
+
+
+def extractor_class(name: str) -> type[Extractor]:
+    """Return the class of a name.
+
+    Raises:
+        ConfigError: there is none of that name, the message has the nearest one, or it cannot be loaded.
+    """
+    return load_class("extractors", name, Extractor)  # type: ignore[type-abstract]
 
 
 def load_extractor(name: str, dataset: Dataset) -> Extractor:
@@ -58,5 +76,4 @@ def load_extractor(name: str, dataset: Dataset) -> Extractor:
     Raises:
         ConfigError: there is none of that name, the message has the nearest one, or it is not for these data.
     """
-    kind: type[Extractor] = load_class("extractors", name, Extractor)  # type: ignore[type-abstract]
-    return kind(dataset)
+    return extractor_class(name)(dataset)

@@ -24,16 +24,12 @@ class CLIP(VisionTransformer):
         revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
         sha256="a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
         size=1_710_540_580,
-        licence="MIT (code); the model card asks for research use",
+        licence="MIT",
         summary="CLIP ViT-L/14, image embedding",
     )
     mean = (0.48145466, 0.4578275, 0.40821073)
     std = (0.26862954, 0.26130258, 0.27577711)
 
-    width: ClassVar[int] = 1024
-    layers: ClassVar[int] = 24
-    heads: ClassVar[int] = 16
-    patch: ClassVar[int] = 14
     projection: ClassVar[int] = 768
 
     def architecture(self) -> tuple[Any, object]:

@@ -29,11 +29,6 @@ class DINOv2(VisionTransformer):
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
-    width: ClassVar[int] = 1024
-    layers: ClassVar[int] = 24
-    heads: ClassVar[int] = 16
-    patch: ClassVar[int] = 14
-
     def architecture(self) -> tuple[Any, object]:
         """Return the network whose position embeddings are those of 224 x 224."""
         from transformers import Dinov2Config, Dinov2Model

@@ -4,16 +4,17 @@ The weights are a safetensors file at a fixed revision; its sha256 is the one th
 for it, and stands here. Another file is another feature space, and has no name here. The architecture is that of
 ``transformers`` with the sizes below: neither the repository's configuration nor any code of it is read.
 
-Images are enlarged like those of Stein et al. 2023 (arXiv 2306.04675, ``dgm-eval`` without ``--clean_resize``): Pillow's
-bicubic filter on 8-bit images to 224 x 224, divided by 255, the network's own mean and standard deviation.
+Images are enlarged like those of Stein et al. 2023 (arXiv 2306.04675; ``dgm-eval`` without ``--clean_resize``):
+Pillow's bicubic filter on 8-bit images to 224 x 224, divided by 255, the network's own mean and standard deviation.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,9 +27,10 @@ from torch import Tensor, nn
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
-from tractbench.evaluation.extractors.base import Extractor
+from tractbench.evaluation.extractors.base import Extractor, extractor_class
 from tractbench.io.cache import cache_dir
 from tractbench.io.download import download
+from tractbench.plugins import names
 from tractbench.progress import Progress
 from tractbench.training.numerics import precision
 
@@ -69,9 +71,22 @@ class Published:
         """Where it is kept."""
         return cache_dir() / "features" / self.repository.replace("/", "--") / self.file
 
+    def fetch(self, progress: Progress, source: Path | None = None) -> None:
+        """Fetch and check the file unless it is there.
+
+        Args:
+            progress: draws the bar.
+            source: a file on this machine instead of the one on the Hub.
+
+        Raises:
+            DownloadError: it cannot be fetched; the message says what to put where.
+            DamagedFileError: what came, or what is there, has another sha256.
+        """
+        download(source.absolute().as_uri() if source else self.url, self.path, self.sha256, progress)
+
 
 class VisionTransformer(Extractor):
-    """Features of a published vision transformer, float32 on the CPU.
+    """Features of a published vision transformer, ViT-L/14 unless it says otherwise, float32 on the CPU.
 
     Args:
         dataset: the data, RGB of 256 grey levels.
@@ -83,6 +98,10 @@ class VisionTransformer(Extractor):
     weights: ClassVar[Published]
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
+    width: ClassVar[int] = 1024
+    layers: ClassVar[int] = 24
+    heads: ClassVar[int] = 16
+    patch: ClassVar[int] = 14
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
@@ -100,14 +119,27 @@ class VisionTransformer(Extractor):
         return self.weights.sha256
 
     @property
-    def missing(self) -> str | None:
-        """Whether the weights have to be fetched first."""
-        if self.weights.path.is_file():
+    def operations(self) -> int:
+        """Operations of an image: those of the products of patches, queries, keys, values, outputs and both layers."""
+        tokens, width = (SIZE // self.patch) ** 2 + 1, self.width
+        layer = 12 * tokens * width**2 + 2 * tokens**2 * width
+        return 2 * (self.layers * layer + (tokens - 1) * 3 * self.patch**2 * width)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say where the weights are fetched from, if they are not here."""
+        if find_spec("transformers") is None:
+            raise ConfigError(cls._uninstalled())
+        if cls.weights.path.is_file():
             return None
         return (
-            f"the weights of '{self.name}' ({self.weights.size / 1e9:.1f} GB) are not here; "
-            f"tractbench features fetch {self.name}"
+            f"{cls.weights.size / 1e9:.1f} GB are fetched at the first evaluation from {cls.weights.url}; offline, "
+            f"'tractbench features fetch {cls.name} --from FILE'"
         )
+
+    @classmethod
+    def _uninstalled(cls) -> str:
+        return f"feature extractor '{cls.name}' needs transformers; pip install 'tractbench[features]'"
 
     @abstractmethod
     def architecture(self) -> tuple[Any, object]:
@@ -134,10 +166,8 @@ class VisionTransformer(Extractor):
         try:
             kind, config = self.architecture()
         except ImportError as error:
-            raise ConfigError(
-                f"feature extractor '{self.name}' needs transformers; pip install 'tractbench[features]'"
-            ) from error
-        download(self.weights.url, self.weights.path, self.weights.sha256, progress)
+            raise ConfigError(self._uninstalled()) from error
+        self.weights.fetch(progress)
         network = self._loaded(kind, config)
         self._network, self._device = network.float().eval().requires_grad_(False).to(device), device
 
@@ -153,8 +183,9 @@ class VisionTransformer(Extractor):
                 what, names = next(iter(wrong.items()))
                 raise ValueError(f"{what.replace('_', ' ')}: {', '.join(map(str, sorted(names, key=str)[:3]))}")
         except (SafetensorError, ValueError, RuntimeError, KeyError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise DamagedFileError(
-                f"{self.weights.path} does not fit the network of '{self.name}' ({' '.join(str(error).split())[:200]}); "
+                f"{self.weights.path} does not fit the network of '{self.name}' ({reason}); "
                 "delete it and fetch it again, or install another release of transformers"
             ) from error
         found: nn.Module = network
@@ -169,6 +200,17 @@ class VisionTransformer(Extractor):
         images = normalised(grey, self.mean, self.std).to(self._device)
         with precision("fp32", self._device):
             return self.features(self._network, images).float().cpu()
+
+
+def published() -> dict[str, type[VisionTransformer]]:
+    """Return the published networks by name, those of plugins too."""
+    found = {}
+    for name in names("extractors"):
+        with suppress(ConfigError):  # a plugin that cannot be loaded is named by 'list extractors'
+            kind = extractor_class(name)
+            if issubclass(kind, VisionTransformer):
+                found[kind.name] = kind
+    return found
 
 
 @contextmanager
