@@ -20,7 +20,7 @@ GLOSSES = {
     "sampler that repeats its training images.",
     "mmd_": "MMD: 1,000 times the squared maximum mean discrepancy that CMMD is, in CLIP's features at 224 pixels.",
     "density": "Density, coverage: samples within training images' balls, and training images whose balls hold one.",
-    "authenticity": "Authenticity: share of samples further from their nearest training image than that one from its own.",
+    "authenticity": "Authenticity: share of samples further from the nearest training image than that from its own.",
     "ct": "C_T: z-score of samples' distances to training images over held-out images' ones; far below 0 for copies.",
     "sliced_w2": "Sliced W2: root mean square Wasserstein-2 distance of projections to those of fresh true points.",
 }

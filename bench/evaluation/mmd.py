@@ -18,7 +18,7 @@ PAIRS = 1 << 24
 
 
 def kernel_mean(x: Tensor, y: Tensor) -> float:
-    """Return the mean over all pairs of rows of the kernel less 1, as it is near to 1 and the rest would be rounded off.
+    """Return the mean over all pairs of rows of the kernel less 1, of which less is lost by rounding.
 
     Args:
         x: features ``[N, D]``.
