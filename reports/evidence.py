@@ -173,6 +173,7 @@ def _remarks(scores: Mapping[int, Mapping[int, float]], asked: Sequence[int]) ->
 def _likeness(config: RecordedConfig) -> str:
     """Return what runs of a cell share, and those of another budget: :func:`comparison_form`.
 
+    Runs that were also scored in more feature spaces have the same scores without these, and stand beside the others.
     A run of a method that is not here, or whose settings this release does not know, is like those of the same words.
     """
     written = config.as_written()
@@ -185,7 +186,8 @@ def _likeness(config: RecordedConfig) -> str:
 def _likeness_of(written: str) -> str:
     try:
         config = RunConfig.model_validate_json(written)
-        return canonical(comparison_form(config, load_method(config.method).model_validate(config.options)))
+        form = comparison_form(config, load_method(config.method).model_validate(config.options))
+        return canonical(form | {"protocol": load_protocol(config.protocol).core.name})
     except (ValidationError, TractbenchError):
         return written
 

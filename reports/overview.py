@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from tractbench.evaluation.protocols import load_protocol
+from tractbench.evaluation.protocols import NEIGHBOUR_METRICS, load_protocol
 from tractbench.reports.frames import budget_text, cell_frame
 from tractbench.reports.sheet import ABSENT, METRIC_TITLES, Column, Entry, Sheet, slug, with_spreads
 from tractbench.results.record import Record
@@ -18,13 +18,17 @@ GLOSSES = {
     "fd_": "FD is the Fréchet distance, lower is better; none of these is a FID.",
     "nn_ratio": "NN ratio: distance to the nearest training image over that to the nearest held-out one, 0 for a "
     "sampler that repeats its training images.",
+    "mmd_": "MMD: 1,000 times the squared maximum mean discrepancy that CMMD is, in CLIP's features at 224 pixels.",
+    "density": "Density, coverage: samples within training images' balls, and training images whose balls hold one.",
+    "authenticity": "Authenticity: share of samples further from the nearest training image than that from its own.",
+    "ct": "C_T: z-score of samples' distances to training images over held-out images' ones; far below 0 for copies.",
     "sliced_w2": "Sliced W2: root mean square Wasserstein-2 distance of projections to those of fresh true points.",
 }
 """What a caption says of its metrics, by the beginning of their names."""
 
 
 SECOND = {"fd_pixel_held_out", "fd_feature_held_out", "nn_ratio"}
-"""Metrics for which a printed page has no room."""
+"""Metrics for which a printed page has no room; nor has it for those by nearest neighbours."""
 
 
 def overview(records: Sequence[Record], shown: Collection[str] = ()) -> list[Sheet]:
@@ -107,7 +111,10 @@ def _columns(metrics: tuple[str, ...]) -> tuple[Column, ...]:
     return (
         Column("Method", False),
         Column("NFE"),
-        *(Column(METRIC_TITLES.get(name, name), printed=name not in SECOND) for name in metrics),
+        *(
+            Column(METRIC_TITLES.get(name, name), printed=name not in SECOND and not name.startswith(NEIGHBOUR_METRICS))
+            for name in metrics
+        ),
         Column("Distillation error"),
         Column("Seeds"),
         Column("Budget"),

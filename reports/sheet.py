@@ -19,8 +19,19 @@ METRIC_TITLES = {
     "precision": "Precision",
     "recall": "Recall",
     "inception_score": "IS",
+    "fd_dinov2": "FD-DINOv2",
+    "fd_clip": "FD-CLIP",
+    "mmd_clip": "MMD, CLIP",
 }
 """How a metric is called in a table's head; others go by their own names."""
+
+_SPACES = {"inception": "Inception", "dinov2": "DINOv2", "clip": "CLIP", "pixel": "pixels", "feature": "features"}
+_NEIGHBOURS = {"density": "Density", "coverage": "Coverage", "authenticity": "Authenticity", "ct": "C_T"}
+METRIC_TITLES |= {
+    f"{metric}_{space}": f"{title}, {where}"
+    for space, where in _SPACES.items()
+    for metric, title in _NEIGHBOURS.items()
+}
 
 ABSENT = "-"
 """What stands in place of a number that there is not."""

@@ -212,9 +212,9 @@ def test_a_feature_extractor_of_another_distribution(site):
     assert cell_of(method="ddim", protocol="raw+row-means").id != first.id
 
 
-def test_extractors_are_added_to_raw_alone():
-    with pytest.raises(ConfigError, match=r"protocol 'tract' has its own features; .* raw\+pixel"):
-        load_protocol("tract+pixel")
+def test_extractors_are_added_to_protocols_that_compare_with_images():
+    with pytest.raises(ConfigError, match=r"protocol 'exact' has its own features; .* raw\+pixel"):
+        load_protocol("exact+pixel")
     with pytest.raises(ConfigError, match="name extractors that 'raw' has not"):
         load_protocol("raw+Pixel")
     with pytest.raises(ConfigError, match="unknown feature extractor 'none'"):

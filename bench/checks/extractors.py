@@ -11,7 +11,7 @@ from torch import Tensor
 from tractbench.checks.finding import Check, Finding, examine, require, untouched
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError
-from tractbench.evaluation.extractors.base import Extractor, load_extractor
+from tractbench.evaluation.extractors.base import Extractor, extractor_class, load_extractor
 from tractbench.plugins import find
 from tractbench.registry import dataset_names, load_dataset
 
@@ -34,10 +34,15 @@ class Case:
 def check_extractor(name: str) -> Iterator[Finding]:
     """Yield what the contract test finds of an extractor, on the first data set at hand that it is for.
 
+    Of one whose weights are not here nothing is checked, and no test fetches gigabytes.
+
     Raises:
         ConfigError: it cannot be loaded, or is for no data set that is on this machine.
     """
     name, last = find("extractors", name).name, ""
+    if (missing := extractor_class(name).missing()) is not None:
+        yield Finding("feature extractor", name, "weights", "does not apply", missing)
+        return
     for dataset_name in dict.fromkeys(("digits", *dataset_names())):
         try:
             dataset = load_dataset(dataset_name)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tractbench.datasets.additions import extend, load_addition
 from tractbench.diffusion.processes import process_class
 from tractbench.errors import ConfigError
-from tractbench.evaluation.extractors.base import Extractor
+from tractbench.evaluation.extractors.base import extractor_class
 from tractbench.nets.build import network_class
-from tractbench.plugins import Kind, components, load_class
+from tractbench.plugins import Kind, components
 from tractbench.registry import load_dataset, load_method
 
 
@@ -21,10 +21,6 @@ class Offer:
     name: str
     origin: str
     error: str
-
-
-def _extractor(name: str) -> type[Extractor]:
-    return load_class("extractors", name, Extractor)  # type: ignore[type-abstract]
 
 
 def _dataset(name: str) -> object:
@@ -39,7 +35,7 @@ def _workload(name: str) -> object:
 LOADERS: Mapping[Kind, Callable[[str], object]] = {
     "methods": load_method,
     "datasets": _dataset,
-    "extractors": _extractor,
+    "extractors": extractor_class,
     "networks": network_class,
     "processes": process_class,
     "workloads": _workload,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tractbench.cli.options import Device, Json, Quiet, chosen_device, progress, with_plugins
+from tractbench.cli.options import Device, Features, Json, Neighbours, Quiet, chosen_device, progress, with_plugins
 from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, RunFailedError, StoreError, choose
 
@@ -36,6 +36,8 @@ def evaluate(
     protocol: Annotated[
         str | None, typer.Option(help="tract, edm, adm, clean, raw, or all. [default: the data set's]")
     ] = None,
+    features: Features = None,
+    neighbours: Neighbours = False,
     samples: Annotated[
         int | None, typer.Option(min=2, help="Images in one set. [default: the protocol's number]")
     ] = None,
@@ -72,12 +74,14 @@ def evaluate(
       tractbench evaluate samples/ --dataset cifar10
       tractbench evaluate samples.npz --dataset cifar10 --protocol all --samples 10000 --allow-deviation
       tractbench evaluate 'shards/*.npz' --dataset cifar10 --preview sheet.png
+      tractbench evaluate samples.npz --dataset cifar10 --features dinov2,clip --neighbours
       tractbench evaluate runs/cells/tract-digits-small-nfe1-seed0-...
       tractbench evaluate --self-check
     """
     from tractbench.evaluation.evaluate import Settings, protocols_of
     from tractbench.evaluation.evaluate import evaluate as score
     from tractbench.evaluation.images import KINDS, open_samples
+    from tractbench.evaluation.protocols import load_protocol, with_additions
     from tractbench.io.files import check_writable, write_atomic
     from tractbench.registry import load_dataset
     from tractbench.results.store import RECORD
@@ -98,6 +102,8 @@ def evaluate(
         raise ConfigError("no dataset given; add --dataset NAME (see 'tractbench list datasets')")
     data = load_dataset(dataset or "digits")
     protocols = protocols_of(data, protocol)
+    if features is not None or neighbours:
+        protocols = tuple(load_protocol(with_additions(one.name, features, neighbours)) for one in protocols)
     if self_check:
         if path is not None or len(protocols) > 1:
             raise ConfigError("--self-check scores real images under one protocol; leave samples and 'all' out")

@@ -16,6 +16,7 @@ from tractbench.cli.components import offers
 from tractbench.datasets.formats.files import FileDataset
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.extractors.inception import choose_weights
+from tractbench.evaluation.extractors.vision_transformer import published
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_sha256
 from tractbench.plugins import WORDS, Kind, complaints
@@ -54,6 +55,7 @@ def examine(runs: Path) -> Iterator[Finding]:
             yield _data(files)
     yield _teachers()
     yield _weights()
+    yield _spaces()
     yield _results(runs)
     for tool, purpose in (("chromium", "looking at reports"), ("pdflatex", "compiling tables")):
         where = shutil.which(tool)
@@ -107,6 +109,14 @@ def _weights() -> Finding:
         return Finding("Inception weights", False, f"not here; fetched at the first FID, or put them at {weights.path}")
     good = file_sha256(weights.path) == weights.sha256
     return Finding("Inception weights", good, str(weights.path) if good else f"{weights.path} is damaged; delete it")
+
+
+def _spaces() -> Finding:
+    found = published()
+    here = [name for name, one in found.items() if one.weights.path.is_file()]
+    rest = [name for name in found if name not in here]
+    text = f"{', '.join(here) or 'none'} here" + f"; tractbench features fetch {' '.join(rest)}" * bool(rest)
+    return Finding("feature networks", True, text)
 
 
 def _results(runs: Path) -> Finding:

@@ -37,6 +37,15 @@ Measured = Annotated[
     typer.Option("--measured/--no-measured", help="Show the results that come with tractbench beside yours, apart."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        help="Distances in these extractors' features too: dinov2,clip (see 'features list').", show_default=False
+    ),
+]
+Neighbours = Annotated[
+    bool, typer.Option("--neighbours", help="Density, coverage, authenticity and C_T too, in every feature space.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no table.")]
 
 

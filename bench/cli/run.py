@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tractbench.cli.interrupts import interrupts
-from tractbench.cli.options import Device, Json, Quiet, Runs, parse_duration, progress, with_plugins, with_settings
+from tractbench.cli.options import (
+    Device,
+    Features,
+    Json,
+    Neighbours,
+    Quiet,
+    Runs,
+    parse_duration,
+    progress,
+    with_plugins,
+    with_settings,
+)
 from tractbench.cli.output import to_json
 from tractbench.cli.processes import processes
 from tractbench.errors import InterruptedRunError, TractbenchError
@@ -23,6 +34,8 @@ if TYPE_CHECKING:
 def run(
     settings: dict[str, object],
     runs: Runs = Path("runs"),
+    features: Features = None,
+    neighbours: Neighbours = False,
     force: Annotated[bool, typer.Option("--force", help="Run again although the result is there.")] = False,
     sample_batch: Annotated[
         int | None, typer.Option(min=1, help="Images held together while sampling; never changes a result.")
@@ -58,9 +71,11 @@ def run(
       tractbench run --method tract --dataset digits --nfe 1
       tractbench run --method ddim --dataset digits --nfe 4 --json
       tractbench run --method tract --dataset digits --schedule 1024,1 --budget 256K --set loss_weight=uniform
+      tractbench run --method tract --dataset cifar10 --nfe 1 --features dinov2,clip --neighbours
     """
     from tractbench.cli.console import print_outcome
     from tractbench.config.resolve import resolve
+    from tractbench.evaluation.protocols import with_additions
     from tractbench.pipeline.run import run as make_run
     from tractbench.pipeline.runtime import Runtime
     from tractbench.pipeline.tracking import make_tracker
@@ -68,6 +83,9 @@ def run(
 
     with processes(device) as group:
         resolved, chosen_method, chosen_dataset = resolve(settings)
+        if features is not None or neighbours:
+            protocol = with_additions(resolved.protocol, features, neighbours)
+            resolved, chosen_method, chosen_dataset = resolve(settings | {"protocol": protocol})
         tracker = make_tracker(track if group.is_main else None)
         store, every = Store(runs, create=True), parse_duration(checkpoint_every)
         group.barrier()  # until every process has seen the store as it was

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, nearest_name
-from tractbench.evaluation.fidelity import FROM_FEATURES, check_metrics
+from tractbench.evaluation.fidelity import FROM_FEATURES, check_metrics, held_out_images
 from tractbench.evaluation.grey import GreyRows
 from tractbench.evaluation.inception_scorer import check_data
 from tractbench.evaluation.manifest import Manifest, versions
@@ -86,7 +86,8 @@ def evaluate(
     if not (samples.floats or settings.levels_given):
         _check_levels(samples, dataset)
     if protocol.inception:
-        check_metrics(protocol.metrics, size, None if settings.statistics else dataset.training_images)
+        training = None if settings.statistics else dataset.training_images
+        check_metrics(protocol.metrics, size, training, held_out_images(dataset) if protocol.neighbours else 0)
     scorer = make_scorer(
         dataset,
         protocol,

@@ -8,8 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
+from tractbench.evaluation.neighbours import CELLS, FEWEST, REACHED
+from tractbench.evaluation.protocols import NEIGHBOUR_METRICS
 from tractbench.seeds import generator
 
 INFINITY_POINTS = 15
@@ -37,32 +40,51 @@ NEEDS = {
 }
 """The fewest samples that each metric needs."""
 
+NEEDS_IN_SPACES = {"fd": 2, "mmd": 1, "density": 1, "coverage": 1, "authenticity": 1, "ct": CELLS * FEWEST}
+"""The same of metrics that are called ``METRIC_SPACE``."""
+
 FROM_FEATURES = frozenset({"kid", "precision", "recall"})
 """Metrics that need the reference's features and not only their mean and covariance."""
 
 
-def lacking(metrics: tuple[str, ...], samples: int, training: int | None) -> dict[str, str]:
+def lacking(metrics: tuple[str, ...], samples: int, training: int | None, held_out: int = 0) -> dict[str, str]:
     """Return the metrics that cannot be computed, each with what it needs.
 
     Args:
         metrics: names of metrics.
         samples: how many samples there are.
         training: how many training images, None if the reference is a mean and a covariance.
+        held_out: how many held-out images.
     """
     found = {}
     for name in metrics:
-        if samples < NEEDS[name]:
-            found[name] = f"{NEEDS[name]:,} samples, there are {samples:,}"
+        kind = name.partition("_")[0]
+        least = NEEDS.get(name) or NEEDS_IN_SPACES[kind]
+        if samples < least:
+            found[name] = f"{least:,} samples, there are {samples:,}"
         elif name in FROM_FEATURES and training is None:
             found[name] = "the reference's features, and there are only their mean and covariance"
         elif name in FROM_FEATURES and training is not None and training < NEEDS[name]:
             found[name] = f"{NEEDS[name]:,} training images, there are {training:,}"
+        elif training is None and name.endswith("_inception") and kind in NEIGHBOUR_METRICS:
+            found[name] = "the reference's features, and there are only their mean and covariance"
+        elif name not in NEEDS and kind in NEIGHBOUR_METRICS and training is not None and training <= REACHED:
+            found[name] = f"{REACHED + 1} training images, there are {training:,}"
+        elif name not in NEEDS and kind == "ct" and not held_out:
+            found[name] = "held-out images, and there are none"
     return found
 
 
-def check_metrics(metrics: tuple[str, ...], samples: int, training: int | None) -> None:
+def held_out_images(dataset: Dataset) -> int:
+    """Return how many held-out images there are; of prepared files, as their manifest says."""
+    if dataset.files is None:
+        return len(dataset.held_out)
+    return sum(manifest.count for manifest in dataset.files.manifests() if manifest.split == "held_out")
+
+
+def check_metrics(metrics: tuple[str, ...], samples: int, training: int | None, held_out: int = 0) -> None:
     """Raise ConfigError for the first metric that :func:`lacking` names."""
-    for name, need in (missing := lacking(metrics, samples, training)).items():
+    for name, need in (missing := lacking(metrics, samples, training, held_out)).items():
         rest = ",".join(other for other in metrics if other not in missing)
         raise ConfigError(f"{name} needs {need}" + (f"; leave it out: --metrics {rest}" if rest else ""))
 

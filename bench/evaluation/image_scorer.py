@@ -24,13 +24,10 @@ from tractbench.evaluation.extractors.base import Extractor, load_extractor
 from tractbench.evaluation.frechet import Gaussian, RunningMoments, frechet_distance
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.part import Part, merged
-from tractbench.evaluation.protocols import Protocol
+from tractbench.evaluation.protocols import OWN_SPACES, Protocol
 from tractbench.io.canonical import canonical
 from tractbench.plugins import plugin_hashes
 from tractbench.training.parallel import ALONE, Group
-
-OWN_SPACES = ("pixel", "feature")
-"""Feature spaces that are always scored; those of ``raw+NAME`` come after them."""
 
 
 class ImageScorer:

@@ -71,6 +71,7 @@ class InceptionScorer:
         device: where the network runs.
         progress: draws downloads and the pass over the training images.
         statistics: npz file to compare with instead of the training images.
+        keep_features: every part also holds the features themselves, as ``pool``.
 
     Raises:
         ConfigError: there is no such file of statistics.
@@ -85,7 +86,9 @@ class InceptionScorer:
         device: str = "cpu",
         progress: Progress | None = None,
         statistics: Path | None = None,
+        keep_features: bool = False,
     ) -> None:
+        self._keep_features = keep_features
         self._metrics = protocol.metrics
         names = self._metrics if weights.verified else tuple(map(unverified_name, self._metrics))
         self.protocol = protocol.model_copy(update={"metrics": names})
@@ -147,7 +150,7 @@ class InceptionScorer:
         """Return moments of the features, and those features and logits that a metric beside ``fid`` needs."""
         sums = RunningMoments(self.reference.gaussian.mean if self._shift is None else self._shift)
         held: dict[str, list[Tensor]] = {}
-        if {"fid_infinity", *FROM_FEATURES} & set(self._metrics):
+        if self._keep_features or {"fid_infinity", *FROM_FEATURES} & set(self._metrics):
             held["pool"] = []
         if "inception_score" in self._metrics:
             held["logits"] = []

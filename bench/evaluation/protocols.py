@@ -20,6 +20,18 @@ Resize = Literal["none", "tensorflow", "torch", "clean"]
 WORDING = {"description", "floor"}
 """What of a protocol changes no score."""
 
+NEIGHBOURS = "neighbours"
+"""What stands behind a protocol's name, like an extractor's, to ask for :data:`NEIGHBOUR_METRICS`."""
+
+NEIGHBOUR_METRICS = ("density", "coverage", "authenticity", "ct")
+"""What is computed in each feature space then, see :mod:`tractbench.evaluation.neighbours`."""
+
+OWN_SPACES = ("pixel", "feature")
+"""Feature spaces that ``raw`` always has; those of ``raw+NAME`` come after them."""
+
+KERNEL_SPACES = frozenset({"clip"})
+"""Spaces in which the maximum mean discrepancy is customary."""
+
 INCEPTION_METRICS = ("fid", "fid_infinity", "kid", "precision", "recall", "inception_score")
 
 
@@ -37,7 +49,8 @@ class Protocol(BaseModel):
         floor: what the comparison row of real data is.
         samples: images of one sampling seed, None where the tier decides.
         seeds: number of sampling seeds, None where the tier decides.
-        spaces: feature extractors besides the data set's own, as ``raw+NAME`` asks for them.
+        spaces: feature extractors besides the protocol's own, as ``NAME+EXTRACTOR`` asks for them.
+        neighbours: whether density, coverage, authenticity and C_T are computed, in every space.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +66,30 @@ class Protocol(BaseModel):
     samples: int | None = None
     seeds: int | None = None
     spaces: tuple[str, ...] = ()
+    neighbours: bool = False
+
+    @property
+    def own_spaces(self) -> tuple[str, ...]:
+        """The feature spaces that the protocol always has."""
+        return ("inception",) if self.inception else OWN_SPACES
+
+    @property
+    def core(self) -> Protocol:
+        """The protocol without what :class:`~tractbench.evaluation.space_scorer.SpaceScorer` adds to its scores."""
+        if not self.neighbours and not (self.inception and self.spaces):
+            return self
+        base = PROTOCOLS[self.name.partition("+")[0]]
+        spaces = () if self.inception else self.spaces
+        metrics = tuple(name for name in self.metrics if name not in self.added)
+        name = "+".join((base.name, *spaces))
+        return self.model_copy(update={"name": name, "spaces": spaces, "neighbours": False, "metrics": metrics})
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The metrics that :attr:`core` has not."""
+        distances = [name for space in self.spaces for name in distances_in(space)] if self.inception else []
+        near = [f"{name}_{space}" for space in (*self.own_spaces, *self.spaces) for name in NEIGHBOUR_METRICS]
+        return tuple(name for name in (*distances, *(near if self.neighbours else ())) if name in self.metrics)
 
     @property
     def inception(self) -> bool:
@@ -152,29 +189,59 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
-def load_protocol(name: str) -> Protocol:
-    """Return a protocol by name, ``raw+NAME`` for ``raw`` with the distances in another extractor's features.
+def distances_in(space: str) -> tuple[str, ...]:
+    """Return the distances in a feature space that is added to an Inception protocol."""
+    return (f"fd_{space}", f"mmd_{space}") if space in KERNEL_SPACES else (f"fd_{space}",)
 
-    The extractor itself is looked for when something is scored: a report needs none.
+
+def load_protocol(name: str) -> Protocol:
+    """Return a protocol by name; ``tract+dinov2`` is ``tract`` with the distances in another extractor's features too.
+
+    ``NAME+neighbours`` adds density, coverage, authenticity and C_T, in every space. The extractor itself is looked for
+    when something is scored: a report needs none.
 
     Raises:
         ConfigError: there is none of that name, and the message has the nearest one, or it takes no extractors.
     """
-    name, *spaces = name.split("+")
+    name, *added = name.split("+")
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}{nearest_name(name, PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    if not spaces:
+    if not added:
         return protocol
-    if protocol.inception or protocol.reference != "train":
-        raise ConfigError(f"protocol '{name}' has its own features; add extractors to 'raw': raw+{'+'.join(spaces)}")
-    spaces = list(dict.fromkeys(map(normal, spaces)))
-    metrics = [f"fd_{space}{of}" for space in spaces for of in ("", "_held_out")]
-    if "" in spaces or set(metrics) & set(protocol.metrics):
-        asked = "+".join((name, *spaces))
+    if protocol.reference != "train":
+        raise ConfigError(f"protocol '{name}' has its own features; add extractors to 'raw': raw+{'+'.join(added)}")
+    added = list(dict.fromkeys(map(normal, added)))
+    spaces = tuple(space for space in added if space != NEIGHBOURS)
+    shown = "+".join((name, *spaces, *([NEIGHBOURS] if NEIGHBOURS in added else [])))
+    new = [
+        distance
+        for space in spaces
+        for distance in (distances_in(space) if protocol.inception else (f"fd_{space}", f"fd_{space}_held_out"))
+    ]
+    if "" in spaces or set(spaces) & set(protocol.own_spaces) or set(new) & set(protocol.metrics):
         raise ConfigError(
-            f"protocol {asked!r}: name extractors that '{name}' has not; see 'tractbench list extractors'"
+            f"protocol {shown!r}: name extractors that '{name}' has not; see 'tractbench list extractors'"
         )
-    return protocol.model_copy(
-        update={"name": "+".join((name, *spaces)), "spaces": tuple(spaces), "metrics": (*protocol.metrics, *metrics)}
-    )
+    if NEIGHBOURS in added:
+        new += [f"{metric}_{space}" for space in (*protocol.own_spaces, *spaces) for metric in NEIGHBOUR_METRICS]
+    changes = {"spaces": spaces, "neighbours": NEIGHBOURS in added, "metrics": (*protocol.metrics, *new)}
+    return protocol.model_copy(update={"name": shown} | changes)
+
+
+def with_additions(protocol: str, features: str | None, neighbours: bool) -> str:
+    """Return the name of a protocol with more feature spaces, of those that it has not yet.
+
+    Args:
+        protocol: its name.
+        features: names of extractors, joined by commas.
+        neighbours: also ask for density, coverage, authenticity and C_T.
+
+    Raises:
+        ConfigError: it takes none.
+    """
+    known = load_protocol(protocol)
+    asked = [normal(name.strip()) for name in features.split(",")] if features is not None else []
+    new = [name for name in dict.fromkeys(asked) if name not in (*known.own_spaces, *known.spaces)]
+    new += [NEIGHBOURS] if neighbours and not known.neighbours else []
+    return load_protocol("+".join((known.name, *new))).name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,13 @@ NEGATIVE = 1e-4
 
 KEPT = 50_000
 """Reference images whose features are kept, evenly spaced, for the metrics that compare single images."""
+
+
+CACHED = "delete it, it is only a cache"
+"""What to do about a damaged file of the cache."""
+
+Extract = Callable[[Tensor], Tensor]
+"""Returns features ``[B, D]`` of images ``[B, C, H, W]`` uint8."""
 
 
 class Network(Protocol):
@@ -90,26 +97,49 @@ def dataset_reference(dataset: Dataset, resize: str, sha256: str, network: Netwo
     Raises:
         StoreError: the cache cannot be written.
     """
-    path = cache_dir() / "statistics" / f"{statistics_key(dataset, resize, sha256)}.npz"
+    key = statistics_key(dataset, resize, sha256)
+    return feature_reference(dataset, key, lambda images: network(images, resize).pool, progress)
+
+
+def feature_reference(dataset: Dataset, key: str, extract: Extract, progress: Progress, space: str = "") -> Reference:
+    """Return the statistics of a data set's training images in a feature space; computed once and kept in the cache.
+
+    Args:
+        dataset: its ``train`` is read in pieces, never whole.
+        key: sha256 of all that decides them, the name of their files.
+        extract: returns features ``[B, D]`` of images ``[B, C, H, W]`` uint8.
+        progress: draws the bar, and says when the cache is damaged and so computed again.
+        space: what the bar calls the features.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    path = cached_statistics(key)
     features = path.with_suffix(".features.npy")
-    keep_sealed((path, features), lambda: _compute(dataset, resize, network, progress, path, features), progress)
-    values = _read(path, ("mu", "sigma", "root"), "delete it, it is only a cache")
+    title = f"reference statistics{f', {space}' * bool(space)}"
+    keep_sealed((path, features), lambda: _compute(dataset, extract, progress, title, path, features), progress)
+    values = read_statistics(path, ("mu", "sigma", "root"), CACHED)
     rows = torch.from_numpy(np.load(features, mmap_mode="c"))
     return Reference(Gaussian(values["mu"], values["sigma"], values["root"]), rows)
 
 
-def _compute(dataset: Dataset, resize: str, network: Network, progress: Progress, path: Path, features: Path) -> None:
+def cached_statistics(key: str) -> Path:
+    """Return where statistics of a key are kept."""
+    return cache_dir() / "statistics" / f"{key}.npz"
+
+
+def _compute(dataset: Dataset, extract: Extract, progress: Progress, title: str, path: Path, features: Path) -> None:
     """Write mean, covariance and root, summed about the mean of the first batch, and the features that are kept."""
     count = len(dataset.train)
     kept = np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))
-    opening = network(dataset.train[:BATCH], resize).pool
+    opening = extract(dataset.train[:BATCH])
     sums = RunningMoments(opening.double().mean(0))
 
     def write_features(file: Path) -> None:
         rows = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(len(kept), len(sums.shift)))
-        with progress.task("reference statistics", count, "image") as task:
+        with progress.task(title, count, "image") as task:
             for first in range(0, count, BATCH):
-                pool = network(dataset.train[first : first + BATCH], resize).pool if first else opening
+                pool = extract(dataset.train[first : first + BATCH]) if first else opening
                 sums.add(pool)
                 low, high = np.searchsorted(kept, [first, first + len(pool)])
                 rows[low:high] = pool[kept[low:high] - first].numpy()
@@ -118,13 +148,17 @@ def _compute(dataset: Dataset, resize: str, network: Network, progress: Progress
 
     write_atomic(features, write_features)
     gaussian = sums.gaussian()
-    mu, sigma, root = (tensor.numpy() for tensor in (gaussian.mean, gaussian.covariance, gaussian.root))
+    write_statistics(path, {"mu": gaussian.mean, "sigma": gaussian.covariance, "root": gaussian.root})
 
-    def write_statistics(file: Path) -> None:
+
+def write_statistics(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name to an npz file."""
+
+    def write(file: Path) -> None:
         with file.open("wb") as handle:
-            np.savez(handle, mu=mu, sigma=sigma, root=root)
+            np.savez(handle, **{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
-    write_atomic(path, write_statistics)
+    write_atomic(path, write)
 
 
 def statistics_sha256(path: Path) -> str:
@@ -152,7 +186,7 @@ def import_reference(path: Path) -> Reference:
     if path.suffix.lower() == ".pkl":
         values = _doubles(read_edm2(path))
     else:
-        values = _read(path, ("mu", "sigma"), "give an npz file with mu and sigma")
+        values = read_statistics(path, ("mu", "sigma"), "give an npz file with mu and sigma")
     mean, covariance = values["mu"], values["sigma"]
     if mean.shape != (DIMENSIONS,) or covariance.shape != (DIMENSIONS, DIMENSIONS):
         raise DamagedFileError(
@@ -172,7 +206,7 @@ def import_reference(path: Path) -> Reference:
     return Reference(Gaussian(mean, covariance), None)
 
 
-def _read(path: Path, names: tuple[str, ...], remedy: str) -> dict[str, Tensor]:
+def read_statistics(path: Path, names: tuple[str, ...], remedy: str) -> dict[str, Tensor]:
     """Read arrays of an npz file as float64; nothing in it is unpickled."""
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:

@@ -12,12 +12,13 @@ from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError
 from tractbench.evaluation.exact_scorer import ExactScorer
 from tractbench.evaluation.extractors.inception import choose_weights
-from tractbench.evaluation.fidelity import lacking
+from tractbench.evaluation.fidelity import held_out_images, lacking
 from tractbench.evaluation.image_scorer import ImageScorer
 from tractbench.evaluation.inception_scorer import InceptionScorer, check_data
 from tractbench.evaluation.manifest import Basis
 from tractbench.evaluation.part import Part
 from tractbench.evaluation.protocols import Protocol
+from tractbench.evaluation.space_scorer import SpaceScorer
 from tractbench.progress import Progress
 from tractbench.training.parallel import ALONE, Group
 
@@ -88,18 +89,41 @@ def make_scorer(
     """
     if protocol.inception:
         check_data(dataset, protocol)
-        missing = lacking(protocol.metrics, samples, None if statistics else dataset.training_images)
-        for name, need in missing.items():
-            (progress or Progress()).message(f"{name} is left out: it needs {need}")
-        possible = tuple(name for name in protocol.metrics if name not in missing)
-        protocol, chosen = protocol.model_copy(update={"metrics": possible}), choose_weights(weights)
-        return InceptionScorer(dataset, protocol, chosen, device=device, progress=progress, statistics=statistics)
-    for option, value in (("weights", weights), ("statistics", statistics)):
-        if value is not None:
-            raise ConfigError(f"{option} {value}: protocol '{protocol.name}' uses no Inception network; leave it out")
-    if protocol.reference == "exact":
-        return ExactScorer(dataset, protocol, samples)
-    return ImageScorer(dataset, protocol, chunk)
+    protocol = _possible(dataset, protocol, samples, statistics, progress)
+    core = protocol.core
+    main: Scorer
+    if core.inception:
+        chosen, near = choose_weights(weights), protocol.neighbours
+        main = InceptionScorer(
+            dataset, core, chosen, device=device, progress=progress, statistics=statistics, keep_features=near
+        )
+    else:
+        for option, value in (("weights", weights), ("statistics", statistics)):
+            if value is not None:
+                raise ConfigError(
+                    f"{option} {value}: protocol '{protocol.name}' uses no Inception network; leave it out"
+                )
+        if core.reference == "exact":
+            return ExactScorer(dataset, core, samples)
+        main = ImageScorer(dataset, core, chunk)
+    return main if core is protocol else SpaceScorer(main, dataset, protocol, device=device, progress=progress)
+
+
+def _possible(
+    dataset: Dataset, protocol: Protocol, samples: int, statistics: Path | None, progress: Progress | None
+) -> Protocol:
+    """Return the protocol without the metrics that need more images than there are, and say which these are."""
+    metrics = protocol.metrics if protocol.inception else protocol.added
+    held_out = held_out_images(dataset) if protocol.neighbours else 0
+    training = dataset.training_images if metrics and not statistics else None
+    missing = lacking(metrics, samples, training, held_out)
+    for name, need in missing.items():
+        (progress or Progress()).message(f"{name} is left out: it needs {need}")
+    return (
+        protocol.model_copy(update={"metrics": tuple(name for name in protocol.metrics if name not in missing)})
+        if missing
+        else protocol
+    )
 
 
 def reference_hash(

@@ -66,6 +66,14 @@ class Cell:
         return network_class(self.dataset.network(name, self.config.process).network) if name is not None else None
 
     @cached_property
+    def core_reference(self) -> str:
+        """Hash of what the protocol's own scores are against, whatever feature spaces a run is scored in besides."""
+        protocol = load_protocol(self.config.protocol)
+        if protocol.core is protocol:
+            return self.reference_hash
+        return reference_hash(self.dataset, protocol.core, samples=self.config.samples, weights=self.weights)
+
+    @cached_property
     def command(self) -> str:
         """The command that makes it."""
         weights = f" --weights {shlex.quote(str(self.weights.absolute()))}" if self.weights else ""

@@ -143,6 +143,8 @@ def measure_stages(subject: Subject, estimates: Mapping[Kind, tuple[float, int]]
     each = limit / (len(works) * CALLS)
     found: dict[Kind, float] = {}
     for name, (expected, most) in estimates.items():
+        if name not in works:
+            continue
         images = min(most, int(each / max(expected, 1e-12)))
         if images == 0:
             continue

@@ -14,6 +14,7 @@ from tractbench.config.fields import RunConfig
 from tractbench.datasets.base import Dataset, NetworkPreset
 from tractbench.diffusion.processes import load_process
 from tractbench.errors import ConfigError, TractbenchError
+from tractbench.evaluation.extractors.base import extractor_class
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Method
 from tractbench.nets.build import meta_network
@@ -79,6 +80,7 @@ def files_needed(config: RunConfig, dataset: Dataset, weights: Path | None = Non
         ),
         _found(f"teacher {config.teacher}", teacher),
         *_inception(config, weights),
+        *_spaces(config),
     )
 
 
@@ -179,6 +181,16 @@ def _inception(config: RunConfig, weights: Path | None) -> list[Need]:
     if path.exists():
         return [Need(INCEPTION, "yes", str(path))]
     return [Need(INCEPTION, "fetched", f"fetched at the first evaluation from {URL}; offline, put it at {path}")]
+
+
+def _spaces(config: RunConfig) -> list[Need]:
+    """Return the weights of the extractors that the protocol adds, of those that have any to be fetched."""
+    found = []
+    for name in load_protocol(config.protocol).spaces:
+        need = _found(f"{name} weights", lambda name=name: extractor_class(name).missing() or "")
+        if need.detail:
+            found.append(Need(need.name, "fetched", need.detail) if need.present else need)
+    return found
 
 
 def state_bytes(parameters: int, method: Method) -> int:

@@ -144,7 +144,7 @@ def _timed(subject: Subject, stages: Sequence[Stage], limit: float) -> list[Stag
         stages[0].name: Sampler.equal(full, method.teacher_sampler()).evaluations,
         "sampling": method.sampler(config.nfe, subject.process).evaluations,
     }
-    together = {"evaluation": config.chunk, "training": config.batch, "scoring": BATCH}
+    together = {"evaluation": config.chunk, "training": config.batch, "scoring": BATCH, "features": BATCH}
     estimates = {s.kind: (s.seconds_per_image / asked.get(s.name, 1), together[s.kind]) for s in stages}
     found = measure_stages(subject, estimates, limit)
     timed = []

@@ -202,7 +202,7 @@ class _Attempt:
             "data": self.cell.dataset.fingerprint,
             "method_source": distribution_hash(type(self.cell.method)),
             "data_source": distribution_hash(type(self.cell.dataset)),
-            "reference": self.cell.reference_hash,
+            "reference": self.cell.core_reference,
         }
         # only of plugins: runs of built-ins count together with those that older releases recorded
         sources = {"process_source": type(self.cell.process), "network_source": self.cell.student_network}

@@ -13,6 +13,7 @@ from tractbench.diffusion.processes import Process
 from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.ends import ENDS
+from tractbench.evaluation.extractors.base import load_extractor
 from tractbench.evaluation.extractors.inception import OPERATIONS
 from tractbench.evaluation.protocols import load_protocol
 from tractbench.method import Method
@@ -22,7 +23,7 @@ from tractbench.pipeline.needs import state_bytes
 from tractbench.training.numerics import Precision
 
 Basis = Literal["counted", "measured"]
-Kind = Literal["evaluation", "training", "scoring"]
+Kind = Literal["evaluation", "training", "scoring", "features"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ def count_stages(
         scored = images + _train_count(dataset)
         fp32 = machine.speed("fp32") if "fp32" in machine.peak else speed
         found.append(stage("Inception features", "scoring", scored, scored * OPERATIONS, fp32))
+        for name in protocol.spaces:
+            operations = load_extractor(name, dataset).operations
+            found += [stage(f"{name} features", "features", scored, scored * operations, fp32)] * bool(operations)
     return found
 
 
@@ -149,7 +153,7 @@ def alternatives(
     for name in ("tf32", "bf16"):
         if name != config.precision and name in machine.peak and config.precision == "fp32":
             faster = machine.peak[config.precision] / machine.peak[name]
-            hours = sum(s.hours * (1 if s.kind == "scoring" else faster) for s in stages)
+            hours = sum(s.hours * (1 if s.kind in ("scoring", "features") else faster) for s in stages)
             other = estimate_memory(config, method, networks, name, memory.images)
             note = "if its peak is reached to the same share" if faster < 1 else "slower here"
             found.append(Change(name, hours, other.total, note))

@@ -12,6 +12,7 @@ from tractbench.reports.chapters.captions import intro
 from tractbench.reports.chapters.cells import axis_sheet, main
 from tractbench.reports.chapters.charts import against_nfe, axis_chart, errors_by_phase
 from tractbench.reports.chapters.claims import claims
+from tractbench.reports.chapters.rankings import rankings
 from tractbench.reports.chapters.subject import Subject
 from tractbench.reports.chart import Chart
 from tractbench.reports.findings import Found
@@ -47,7 +48,7 @@ def chapter(table: Table, found: Found, complete: bool = True) -> Chapter:
         complete: show ablations of which there is nothing to compare yet, too.
     """
     subject = Subject(table, found)
-    order: list[Sheet | Chart] = [*main(subject), *claims(subject), *_charts(against_nfe, subject)]
+    order: list[Sheet | Chart] = [*main(subject), *rankings(subject), *claims(subject), *_charts(against_nfe, subject)]
     for axis in table.axes if complete else filter(partial(_comparable, subject), table.axes):
         order += [axis_sheet(subject, axis), *_charts(partial(axis_chart, axis=axis), subject)]
     order += _charts(errors_by_phase, subject)

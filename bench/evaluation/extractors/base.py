@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tractbench.datasets.base import Dataset
 from tractbench.plugins import load_class
+from tractbench.progress import Progress
 
 
 class Extractor(ABC):
@@ -37,6 +38,37 @@ class Extractor(ABC):
     def __call__(self, grey: Tensor) -> Tensor:
         """Return features ``[B, D]`` of grey levels ``[B, C, H, W]`` uint8; weights are loaded at the first call."""
 
+    def prepare(self, device: str, progress: Progress) -> None:  # noqa: B027
+        """Fetch and load the weights now; a small network, and pixels, need none of it.
+
+        Args:
+            device: where the network is to run; features are returned on the CPU.
+            progress: draws a download.
+        """
+
+    @property
+    def operations(self) -> int:
+        """Operations of an image, two a multiplication and sum; 0 where nobody counts them."""
+        return 0
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say what of the weights has to be fetched first, and where to put it; None if nothing.
+
+        Raises:
+            ConfigError: something has to be installed first.
+        """
+        return None
+
+
+def extractor_class(name: str) -> type[Extractor]:
+    """Return the class of a name.
+
+    Raises:
+        ConfigError: there is none of that name, the message has the nearest one, or it cannot be loaded.
+    """
+    return load_class("extractors", name, Extractor)  # type: ignore[type-abstract]
+
 
 def load_extractor(name: str, dataset: Dataset) -> Extractor:
     """Return the feature extractor of a name, for the images of a data set.
@@ -44,5 +76,4 @@ def load_extractor(name: str, dataset: Dataset) -> Extractor:
     Raises:
         ConfigError: there is none of that name, the message has the nearest one, or it is not for these data.
     """
-    kind: type[Extractor] = load_class("extractors", name, Extractor)  # type: ignore[type-abstract]
-    return kind(dataset)
+    return extractor_class(name)(dataset)
