@@ -60,24 +60,28 @@ def render_demo(demo: Demo, records: Sequence[Record], shipped: Sequence[Record]
         "walks": walks,
         "ends": _modes(demo.ode),
     }
-    return page_environment().get_template("demo.html").render(
-        command=command,
-        cards=cards,
-        chart=chart(found),
-        data=data,
-        demo=demo,
-        figures=found,
-        first=first,
-        metric=METRIC_TITLES[METRIC],
-        nfes=sorted({figure.nfe for figure in found}),
-        noises=NOISES,
-        rows=_rows(found),
-        runs=runs,
-        sprite=_sprite(demo),
-        start=start,
-        steps=STEPS,
-        students=students,
-        walks=walks,
+    return (
+        page_environment()
+        .get_template("demo.html")
+        .render(
+            command=command,
+            cards=cards,
+            chart=chart(found),
+            data=data,
+            demo=demo,
+            figures=found,
+            first=first,
+            metric=METRIC_TITLES[METRIC],
+            nfes=sorted({figure.nfe for figure in found}),
+            noises=NOISES,
+            rows=_rows(found),
+            runs=runs,
+            sprite=_sprite(demo),
+            start=start,
+            steps=STEPS,
+            students=students,
+            walks=walks,
+        )
     )
 
 

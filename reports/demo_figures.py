@@ -12,6 +12,7 @@ from typing import Literal
 from tractbench.config.command import given_settings
 from tractbench.config.fields import RunConfig
 from tractbench.config.identity import SCORING_VERSION, TRAINING_VERSION
+from tractbench.errors import TractbenchError
 from tractbench.reports.chart import Chart, Mark
 from tractbench.reports.frames import cell_key, settings_text
 from tractbench.reports.sheet import METRIC_TITLES, with_interval, with_spread
@@ -84,7 +85,7 @@ def _settings(config: str) -> str:
     """Return the fewest settings that make a run; "" for one of another release or of a plugin that is gone."""
     try:
         given = given_settings(RunConfig.model_validate(json.loads(config)))
-    except ValueError:
+    except (ValueError, TractbenchError):
         return ""
     if given["tier"] == "small":
         del given["tier"]
