@@ -21,6 +21,7 @@ from tractbench.teachers.card import PUBLISHED, read_card
 from tractbench.teachers.load import load_teacher, teacher_process
 from tractbench.teachers.published import Published, published_teachers
 from tractbench.teachers.readers.foreign import Foreign
+from tractbench.teachers.reported import Reported
 
 TINY = Published(
     name="tiny-google",
@@ -35,8 +36,7 @@ TINY = Published(
     format="state_dict",
     licence="CC0-1.0, nobody",
     url="http://127.0.0.1:9/tiny.pt",
-    fid=7.5,
-    fid_source="nowhere",
+    figures=(Reported(value=7.5, sampler="any", nfe=1, source="nowhere"),),
 )  # fmt: skip
 
 
