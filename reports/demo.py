@@ -112,14 +112,15 @@ def _cards(made: Sequence[Made], found: Sequence[Figure]) -> list[dict[str, Any]
         }
         lines.setdefault(line, []).append(shot)
     return [
-        {"title": line.method, "detail": line.settings or ("the teacher itself" if line == TEACHER else ""),
+        {"title": line.method, "detail": line.settings or ("the teacher itself" if line == TEACHER else "usual settings"),
          "shots": shots}
         for line, shots in lines.items()
     ]  # fmt: skip
 
 
-def _said(figure: Figure) -> str:
-    return f"{figure.text}, {figure.seeds}{', shipped' * (figure.whose == 'shipped')}"
+def _said(figure: Figure) -> tuple[str, str]:
+    """Return a distance, and over what and whose runs it is."""
+    return figure.text, f"{figure.seeds}{', shipped' * (figure.whose == 'shipped')}"
 
 
 def _rows(found: Sequence[Figure]) -> list[dict[str, Any]]:

@@ -162,13 +162,16 @@ def test_the_page_needs_nothing_from_outside(text):
 
 
 @BROWSER
-def test_slider_and_buttons_change_what_is_seen(browser, page):
+def test_slider_and_buttons_change_what_is_seen(browser, page, runs):
     demo = Opened(browser, page, viewport={"width": 1200, "height": 900})
     find = demo.page.locator
     ddim, tract = find("li.card").nth(0), find("li.card").nth(1)
     assert tract.locator("h3").inner_text() == "tract"
     first = ddim.locator(".tile").screenshot()
     assert find("#spent").inner_text() == "1"
+    score = figures(Store(runs).records(), "yours")[0].text
+    assert f"FD {score}" in tract.inner_text()
+    assert find("#distances td.here").all_inner_texts() == [score]
     find("#nfe").focus()
     demo.page.keyboard.press("End")  # the slider by the keyboard
     assert find("#spent").inner_text() == "16"

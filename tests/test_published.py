@@ -336,7 +336,7 @@ def test_damage_is_found_by_verify(tractbench, card, tmp_path):
 def test_info_of_a_published_teacher_shows_its_licence(tractbench):
     shown = tomllib.loads(tractbench("teacher", "info", "edm-imagenet64-adm").out)
     assert shown["licence"].startswith("CC BY-NC-SA 4.0")
-    assert shown["fid"] == 1.36
+    assert [figure["value"] for figure in shown["figures"]] == [1.36]
 
 
 def test_every_shipped_teacher_verifies(tractbench):

@@ -26,7 +26,13 @@ function showCard(card, budget) {
   part(".nfe").textContent = `${count} NFE${other}`;
   part(".away").textContent = `${shot.distances[noise].toFixed(2)} from its teacher's`;
   part(".bar i").style.width = `${Math.min(100, 100 * shot.distances[noise])}%`;
-  part(".figures").innerText = shot.figures.map(text => `FD ${text}`).join("\n") || "FD not measured";
+  part(".figures").replaceChildren(...(shot.figures.length ? shot.figures : [["not measured", ""]]).map(([text, of]) => {
+    const line = document.createElement("p"), note = document.createElement("small");
+    line.textContent = `FD ${text}`;
+    note.textContent = of;
+    line.append(note);
+    return line;
+  }));
   seeds.hidden = shown.length < 2;
   if (shown.length > 1) {
     seeds.replaceChildren(...shown.map((one, index) => new Option(`seed ${one.seed}`, index, false, one === shot)));

@@ -71,9 +71,9 @@ def judge_teacher(teacher: str, record: Record, metric: str, reported: Reported 
         reported: the figure, if there is one.
     """
     scores = record.metrics[metric].per_seed
-    least = reported is not None and reported.aggregation == "minimum" and reported.runs is not None
-    k = reported.runs if reported is not None and least and reported.runs is not None else 1
-    used = scores[:k] if least else scores
+    alike = reported is not None and record.config.protocol == reported.protocol
+    runs = reported.runs if reported is not None and alike else None  # of a minimum
+    used, least = scores[:runs], runs is not None
     estimate = min(used) if least else statistics.fmean(scores)
     spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
     own = spread * (minimum_std(len(used)) if least else 1 / math.sqrt(len(scores)))
