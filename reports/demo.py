@@ -30,6 +30,8 @@ NOISE_RANGE = 2.5
 """Noise of this size is white, of minus this size black."""
 
 TEACHER = Line("ddim", "")
+USUAL = {TEACHER: "the teacher itself"}
+"""What stands under a method's name in place of settings."""
 
 
 def render_demo(demo: Demo, records: Sequence[Record], shipped: Sequence[Record], command: str, runs: str) -> str:
@@ -112,10 +114,9 @@ def _cards(made: Sequence[Made], found: Sequence[Figure]) -> list[dict[str, Any]
         }
         lines.setdefault(line, []).append(shot)
     return [
-        {"title": line.method, "detail": line.settings or ("the teacher itself" if line == TEACHER else "usual settings"),
-         "shots": shots}
+        {"title": line.method, "detail": line.settings or USUAL.get(line, "usual settings"), "shots": shots}
         for line, shots in lines.items()
-    ]  # fmt: skip
+    ]
 
 
 def _said(figure: Figure) -> tuple[str, str]:

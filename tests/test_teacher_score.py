@@ -72,7 +72,8 @@ def test_edm_is_sampled_on_its_own_noise_levels():
     sampler = method.sampler(config.nfe, process)
     index = np.arange(18)
     levels = (80 ** (1 / 7) + index / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    assert process.sigma(torch.tensor(sampler.times, dtype=torch.float64)).numpy() == pytest.approx([*levels, 0], rel=1e-12)
+    times = torch.tensor(sampler.times, dtype=torch.float64)
+    assert process.sigma(times).numpy() == pytest.approx([*levels, 0], rel=1e-12)
     assert (sampler.solver, sampler.evaluations, config.sampling_seeds) == ("heun", 35, (0, 1, 2))
     assert (config.samples, config.protocol) == (50_000, "edm")
 
