@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tractbench.config.numbers import format_budget
 from tractbench.reports.chapters.chapter import Chapter
 from tractbench.reports.chapters.columns import cell_anchor
 from tractbench.reports.curves import error_figure, loss_figure
 from tractbench.reports.document import Document
 from tractbench.reports.frames import run_frame, settings_text
+from tractbench.reports.page import page_environment
 from tractbench.reports.safe_text import markdown_paragraph, markdown_text, spreadsheet_safe
 from tractbench.reports.sheet import Entry, Sheet, with_interval
 from tractbench.reports.stored_files import intact_losses, intact_picture
@@ -53,13 +52,7 @@ def render_html(document: Document, command: str) -> str:
         document: what it shows.
         command: the command that makes the page, for its foot.
     """
-    environment = Environment(
-        loader=PackageLoader("tractbench.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, sort_keys=True)
     environment.globals |= {
         "anchor": cell_anchor,

@@ -51,6 +51,19 @@ def tractbench(monkeypatch, capfd):
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests of pages, which are marked ``BROWSER``."""
+    from report_data import needs
+
+    needs("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """A folder with the results of TRACT's smoke run on digits, and what the command printed; made once a worker."""
     folder = tmp_path_factory.mktemp("smoke")

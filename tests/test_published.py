@@ -21,6 +21,7 @@ from tractbench.teachers.card import PUBLISHED, read_card
 from tractbench.teachers.load import load_teacher, teacher_process
 from tractbench.teachers.published import Published, published_teachers
 from tractbench.teachers.readers.foreign import Foreign
+from tractbench.teachers.reported import Reported
 
 TINY = Published(
     name="tiny-google",
@@ -35,8 +36,7 @@ TINY = Published(
     format="state_dict",
     licence="CC0-1.0, nobody",
     url="http://127.0.0.1:9/tiny.pt",
-    fid=7.5,
-    fid_source="nowhere",
+    figures=(Reported(value=7.5, sampler="any", nfe=1, source="nowhere"),),
 )  # fmt: skip
 
 
@@ -336,7 +336,7 @@ def test_damage_is_found_by_verify(tractbench, card, tmp_path):
 def test_info_of_a_published_teacher_shows_its_licence(tractbench):
     shown = tomllib.loads(tractbench("teacher", "info", "edm-imagenet64-adm").out)
     assert shown["licence"].startswith("CC BY-NC-SA 4.0")
-    assert shown["fid"] == 1.36
+    assert [figure["value"] for figure in shown["figures"]] == [1.36]
 
 
 def test_every_shipped_teacher_verifies(tractbench):

@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import pytest
+from browser_data import BROWSER, Opened, contrast
 from report_data import fill, needs, record
 from test_paper_report import HOSTILE, SCORES, TABLES, hostile_tables
 
@@ -22,40 +23,6 @@ def store(tmp_path_factory):
     digits = [[2.0, 2.1], [2.2, 2.1], [2.1, 2.1], [2.0, 2.2], [2.1, 2.3]]
     fill(store, TABLES["digits"], {"tract/1": digits, "tract/2": digits[:2], "btd/1": digits})
     return store
-
-
-@pytest.fixture(scope="module")
-def browser():
-    needs("chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-BROWSER = pytest.mark.xdist_group("browser")
-"""Tests that share one Chromium."""
-
-
-class Opened:
-    """A report in a browser that remembers every complaint and every attempt to reach the network."""
-
-    def __init__(self, browser, path, **settings):
-        self.complaints = []
-        self.page = browser.new_page(**settings)
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.reached(request.url))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
-        self.page.goto(path.as_uri())
-
-    def reached(self, url):
-        if not url.startswith(("file:", "data:")):
-            self.complaints.append(f"asked for {url}")
-
-    def column(self, table, number):
-        return self.page.locator(f"#{table} tbody tr td:nth-child({number})").all_inner_texts()
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +92,6 @@ def test_the_page_fits_its_window_and_its_text_can_be_read(opened, width, scheme
     for text in texts:
         assert contrast(page, text) >= 7  # WCAG 2, level AAA
     assert report.complaints == []
-
-
-def contrast(one, other):
-    """Contrast of two sRGB colours as WCAG 2 defines it."""
-
-    def luminance(colour):
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
-        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 @BROWSER

@@ -8,6 +8,7 @@ import typer
 
 from tractbench.cli.check import check
 from tractbench.cli.data import data_app
+from tractbench.cli.demo import demo
 from tractbench.cli.doctor import doctor
 from tractbench.cli.ending import tell
 from tractbench.cli.evaluate import evaluate
@@ -42,6 +43,7 @@ app.command()(suite)
 app.command()(plan)
 app.command()(profile)
 app.command()(evaluate)
+app.command()(demo)
 app.command()(report)
 app.command()(verify)
 app.command()(explain)

@@ -10,6 +10,7 @@ import typer
 
 from tractbench.cli.options import Json, Quiet, chosen_device, progress, with_plugins
 from tractbench.cli.output import to_json
+from tractbench.cli.teacher_score import teacher_score
 from tractbench.errors import ConfigError, DamagedFileError, choose
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tractbench.teachers.published import Published, Trial
 
 teacher_app = typer.Typer(help="Teachers: the networks that are distilled.", no_args_is_help=True)
+teacher_app.command("score")(teacher_score)
 
 
 @teacher_app.command("list")
@@ -135,7 +137,12 @@ def _print_imported(card: TeacherCard, trial: Trial, *, first_use: bool, as_json
         print("its authors publish no hash: this one is recorded, and every later file of that name must have it")
     print(f"weights sha256 {card.sha256}")
     print(f"tried once: images of shape {trial.shape}, mean absolute value {trial.mean_absolute:.4f}")
-    print(f"wrote {path}; use it with: tractbench run --teacher {card.name} ...", file=sys.stderr)
+    print(
+        f"wrote {path}; use it with: tractbench run --teacher {card.name} ...\n"
+        f"does it score what its authors report? tractbench teacher score {card.name} "
+        "(--samples 1000 for a first look)",
+        file=sys.stderr,
+    )
 
 
 @teacher_app.command("download")

@@ -22,7 +22,7 @@ from tractbench.registry import load_dataset, load_method
 from tractbench.results.migrate import parse_record
 from tractbench.results.record import Record
 from tractbench.results.store import RECORD, STUDENT, student_file
-from tractbench.teachers.load import load_teacher
+from tractbench.teachers.load import Teacher, load_teacher
 from tractbench.training.numerics import sampled_in
 
 
@@ -38,19 +38,7 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
         DamagedFileError: the record or the weights cannot be read, or do not belong together.
         ConfigError: the run's method, data or teacher is not on this machine, or its settings are another release's.
     """
-    path = folder / RECORD
-    try:
-        record = parse_record(path.read_bytes(), path)
-    except OSError as error:
-        raise DamagedFileError(f"{path} is not a run's record; give the folder of a finished run") from error
-    cell = _cell(record)
-    teacher = load_teacher(cell.config.teacher, cell.dataset, cell.process).to(device)
-    denoiser: Denoiser = teacher.denoiser
-    if cell.method.trains:
-        weights = student_file(folder, record.student, STUDENT)
-        denoiser = on_device(load_student(weights, record.student, cell, teacher).denoiser, device)
-        if isinstance(denoiser, nn.Module) and tensors_digest(denoiser.state_dict()) != record.hashes.get("student"):
-            raise DamagedFileError(f"{weights} was trained again since this run was scored; run it again with --force")
+    record, cell, denoiser, _ = load_run(folder, device)
     if samples is not None:
         cell = replace(cell, config=cell.config.model_copy(update={"samples": samples}))
     runtime, sampled = Runtime(device), sampled_in(denoiser, cell.config.precision, device)
@@ -61,6 +49,33 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
 
     total = cell.config.samples * len(cell.config.sampling_seeds)
     return SampleSet(f"run {record.identity[:12]}", total, cell.dataset.shape, True, read), cell.config
+
+
+def load_run(folder: Path, device: str) -> tuple[Record, Cell, Denoiser, Teacher]:
+    """Load what a finished run sampled: its record, its cell, the student, or the teacher itself, and the teacher.
+
+    Args:
+        folder: the run's folder, with its record.
+        device: where the networks run.
+
+    Raises:
+        DamagedFileError: the record or the weights cannot be read, or do not belong together.
+        ConfigError: the run's method, data or teacher is not on this machine, or its settings are another release's.
+    """
+    path = folder / RECORD
+    try:
+        record = parse_record(path.read_bytes(), path)
+    except OSError as error:
+        raise DamagedFileError(f"{path} is not a run's record; give the folder of a finished run") from error
+    cell = _cell(record)
+    teacher = load_teacher(cell.config.teacher, cell.dataset, cell.process).to(device)
+    if not cell.method.trains:
+        return record, cell, teacher.denoiser, teacher
+    weights = student_file(folder, record.student, STUDENT)
+    denoiser = on_device(load_student(weights, record.student, cell, teacher).denoiser, device)
+    if isinstance(denoiser, nn.Module) and tensors_digest(denoiser.state_dict()) != record.hashes.get("student"):
+        raise DamagedFileError(f"{weights} was trained again since this run was scored; run it again with --force")
+    return record, cell, denoiser, teacher
 
 
 def _cell(record: Record) -> Cell:

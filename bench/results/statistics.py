@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import gammaincinv, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
@@ -111,6 +112,20 @@ class Difference:
             return half_width(math.exp(log_level), self.error, self.df, self.reference_error) + distance
 
         return math.exp(brentq(beyond, LOG_TINY, math.log(0.5))) if beyond(LOG_TINY) > 0 else 0.0
+
+
+@lru_cache(maxsize=64)
+def minimum_std(k: int) -> float:
+    """Return the standard deviation of the least of ``k`` independent standard normal numbers."""
+    mean, square = (
+        quad(
+            lambda x, power=power: x**power * k * math.exp(-x * x / 2) / math.sqrt(2 * math.pi) * ndtr(-x) ** (k - 1),
+            -12,
+            12,
+        )[0]
+        for power in (1, 2)
+    )
+    return math.sqrt(square - mean**2)
 
 
 LOG_TINY = -700.0

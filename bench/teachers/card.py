@@ -22,6 +22,7 @@ from tractbench.errors import ConfigError, DamagedFileError, nearest_name
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import file_sha256, write_atomic
 from tractbench.nets.build import Argument, build_network
+from tractbench.teachers.reported import Reported
 
 SHIPPED = Path(__file__).parent / "cards" / "shipped"
 """Cards and weights that come with the package."""
@@ -92,12 +93,14 @@ class TeacherCard(Card):
     Attributes:
         settings: of the preconditioning, where they differ from its defaults.
         origin: of weights that were imported.
+        figures: what was measured of it; no part of its hash.
     """
 
     process: str
     parameterisation: str
     settings: dict[str, float] = {}
     origin: Origin | None = None
+    figures: tuple[Reported, ...] = ()
 
 
 class FeatureCard(Card):
@@ -266,4 +269,6 @@ def to_toml(card: BaseModel) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids it bare

@@ -22,6 +22,7 @@ from tractbench.registry import load_dataset
 from tractbench.teachers.card import PUBLISHED, SHIPPED, Origin, TeacherCard, imported_folder, read_card, to_toml
 from tractbench.teachers.load import card_process, load_card
 from tractbench.teachers.readers.foreign import Foreign, fit, read_foreign, write_safetensors
+from tractbench.teachers.reported import Reported
 
 GRID = 1024
 """Steps of the grid on which a teacher is tried."""
@@ -45,9 +46,8 @@ class Published(BaseModel):
         url: where the authors publish it; None if nobody does.
         sha256: the file's hash where it is known; otherwise the first file imported counts from then on.
         licence: of the weights.
-        fid: the FID that the authors report.
-        fid_source: where.
         note: what else one should know.
+        figures: what its authors report of it, the figure that they stand for first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,9 +64,18 @@ class Published(BaseModel):
     licence: str
     url: str | None = None
     sha256: str | None = None
-    fid: float | None = None
-    fid_source: str | None = None
     note: str | None = None
+    figures: tuple[Reported, ...] = ()
+
+    @property
+    def fid(self) -> float | None:
+        """The FID that its authors report."""
+        return self.figures[0].value if self.figures else None
+
+    @property
+    def fid_source(self) -> str | None:
+        """Where, and how it was made."""
+        return f"{self.figures[0].source}; {self.figures[0].sampler}" if self.figures else None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,6 +103,12 @@ def published_teacher(name: str) -> Published:
     if name not in cards:
         raise ConfigError(f"no teacher {name!r} is published{nearest_name(name, cards)}")
     return cards[name]
+
+
+def reported_figures(card: TeacherCard) -> tuple[Reported, ...]:
+    """Return what is reported of a teacher on this machine: by its own card, else by whoever publishes it."""
+    published = published_teachers().get(card.origin.published or "") if card.origin else None
+    return card.figures or (published.figures if published else ())
 
 
 def local_cards(tell: Callable[[str], None] = lambda text: None) -> dict[str, tuple[TeacherCard, Path]]:
