@@ -68,10 +68,11 @@ def push_store(
         print(f"tractbench: refused {line}", file=sys.stderr)
     for line in sorted(set(plan.left_out) - set(store.damaged)):
         print(f"tractbench: left out {line}", file=sys.stderr)
-    text = f"{len(plan.sent)} runs of {runs}, {len(plan.there)} are there already"
+    count = f"{len(plan.sent)} run{'s' * (len(plan.sent) != 1)}"
+    text = f"{count} of {runs}, {len(plan.there)} there already"
     if plan.own_card:
         text += "; the card there is its owner's and stays"
-    done = _send(hub, plan.upload, f"{len(plan.sent)} runs", text, bool(plan.refused), yes, dry_run, quiet)
+    done = _send(hub, plan.upload, count, text, bool(plan.refused), yes, dry_run, quiet)
     if as_json:
         lists = {"runs": plan.sent, "there": plan.there, "left_out": plan.left_out, "refused": plan.refused}
         print(to_json({**_described(hub, plan.upload, done), **lists}))
@@ -114,7 +115,7 @@ def push_student(
     plan = plan_student(hub, repository, student, private=private)
     for line in plan.refused:
         print(f"tractbench: refused {line}: {repository} has it with other contents", file=sys.stderr)
-    text = f"the student in {student}, {len(plan.there)} files are there already"
+    text = f"the student in {student}, {len(plan.there)} files there already"
     if plan.own_card:
         text += "; the card there stays"
     done = _send(hub, plan.upload, "a student", text, bool(plan.refused), yes, dry_run, quiet)
@@ -129,10 +130,9 @@ def _send(
     hub: Hub, upload: Upload, message: str, text: str, refused: bool, yes: bool, dry_run: bool, quiet: bool
 ) -> str | None:
     """Say what is to be sent, ask, send it, and return the commit; None if nothing was sent."""
-    lines = [
-        f"{upload.kind} {upload.name} at {hub.endpoint}, {upload.visibility}{'' if upload.before else ', to be made'}: {text}",
-        f"{len(upload.files)} files, {_amount(upload.size)}",
-    ]
+    made = "" if upload.before else ", to be made"
+    lines = [f"{upload.kind} {upload.name} at {hub.endpoint}, {upload.visibility}{made}: {text}"]
+    lines.append(f"{len(upload.files)} files, {_amount(upload.size)}" if upload.groups else "nothing to send")
     if not quiet or not (yes or dry_run or refused):
         print("\n".join(lines), file=sys.stderr)
     if refused or dry_run:

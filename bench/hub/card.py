@@ -71,8 +71,8 @@ def _body(name: str, records: Sequence[Record]) -> str:
         f"tractbench report --runs {folder}",
         "```",
         "",
-        f"`tractbench pull store {name} --into runs` brings them beside runs of your own. Every file is compared with its "
-        "hash, and a run that is there with other scores is refused.",
+        f"`tractbench pull store {name} --into runs` brings them beside runs of your own. Every file is compared with "
+        "its hash, and a run that is there with other scores is refused.",
         "",
         "Scores are means over training seeds, with their 95% interval by Student's t where there are two or more.",
         "",

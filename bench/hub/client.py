@@ -31,15 +31,17 @@ class Hub:
         token: the user's token, None without one.
 
     Raises:
-        ConfigError: huggingface_hub is not installed.
+        ConfigError: huggingface_hub is not installed, or the endpoint is no address.
     """
 
     def __init__(self) -> None:
         try:
-            from huggingface_hub import HfApi, constants, get_token
+            from huggingface_hub import HfApi, get_token
         except ImportError as error:
             raise ConfigError("this needs huggingface_hub; pip install 'tractbench[hub]'") from error
-        self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+        self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+        if not self.endpoint.startswith(("https://", "http://")):
+            raise ConfigError(f"HF_ENDPOINT {self.endpoint!r}: give an address that begins with https:// or http://")
         self.token = get_token()
         self._api: HfApi = HfApi(endpoint=self.endpoint, token=self.token, library_name="tractbench")
 
@@ -87,13 +89,15 @@ class Hub:
     def fetch(self, snapshot: Snapshot, paths: Sequence[str], folder: Path, progress: Progress) -> None:
         """Bring files of a repository into a folder and compare each with its hash; what is there is not fetched.
 
-        Interrupted, it goes on in the midst of a file.
+        Interrupted, it goes on with the files that are missing.
 
         Raises:
             DamagedFileError: one came with other contents; it is not kept.
             HubError: the Hub refused, or was not reached.
         """
         wanted = [path for path in paths if not _is_there(folder / path, snapshot.files[path])]
+        if not wanted:
+            return
         total = sum(snapshot.files[path].size for path in wanted)
         pool = ThreadPoolExecutor(THREADS)
         try:

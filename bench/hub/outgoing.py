@@ -13,8 +13,18 @@ from tractbench.results.plans import PLANS, registered_plans, registered_text
 from tractbench.results.record import Record
 from tractbench.results.ship import places, stripped
 from tractbench.results.store import (
-    FORMAT, GRID, LOSSES, MARKER, PICTURE, RECORD, STUDENT, TEACHER_GRID, Store, record_text, student_file,
-)  # fmt: skip
+    FORMAT,
+    GRID,
+    LOSSES,
+    MARKER,
+    PICTURE,
+    RECORD,
+    STUDENT,
+    TEACHER_GRID,
+    Store,
+    record_text,
+    student_file,
+)
 
 PICTURES = (PICTURE, GRID, TEACHER_GRID)
 

@@ -149,7 +149,7 @@ def _plan(planning: _Planning, runs: list[Outgoing], left_out: list[str], upload
     replaced = {path for path, run in by_path.items() if compare(theirs.get(path), run.record) != "skip"}
     records = [record for path, record in theirs.items() if path not in replaced]
     records += [run.record for path, run in by_path.items() if path not in theirs or path in replaced]
-    before = _card(planning.stage, planning.progress) if planning.stage else None
+    before = _card(planning.stage) if planning.stage else None
     card = store_card(upload.name, sorted(records, key=lambda one: one.folder), before)
     if card is not None and runs:
         planning.append({CARD: card.encode()})
@@ -160,8 +160,8 @@ def _plan(planning: _Planning, runs: list[Outgoing], left_out: list[str], upload
     )  # fmt: skip
 
 
-def _card(stage: Staging, progress: Progress) -> str | None:
+def _card(stage: Staging) -> str | None:
     if CARD not in stage.snapshot.files:
         return None
-    stage.fetch([CARD], progress)
+    stage.fetch([CARD], Progress())
     return (stage.folder / CARD).read_bytes().decode(errors="replace")

@@ -30,11 +30,12 @@ class Staging:
 
     def __init__(self, hub: Hub, snapshot: Snapshot, folder: Path) -> None:
         self._hub, self.snapshot, self.folder = hub, snapshot, folder
+        good = store_files(snapshot)
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_file() and name.split("/")[0] not in (LOCK, ".cache"):  # the latter has halves of files
-                if name not in store_files(snapshot) or not snapshot.files[name].holds(path):
-                    path.unlink()
+            half = name == LOCK or name.startswith(".cache/")  # files that are being fetched
+            if path.is_file() and not half and not (name in good and snapshot.files[name].holds(path)):
+                path.unlink()
 
     def fetch(self, paths: Sequence[str], progress: Progress) -> None:
         """Bring files; see :meth:`.Hub.fetch`."""
@@ -48,7 +49,8 @@ class Staging:
             NewerRecordError: a newer tractbench wrote one.
             StoreError: a newer tractbench wrote the store.
         """
-        self.fetch([MARKER, *paths], progress)
+        self.fetch([MARKER], Progress())
+        self.fetch(paths, progress)
         store = Store(self.folder)
         store.require_writable()
         return {path: self._record(store, path) for path in paths}
@@ -64,6 +66,9 @@ class Staging:
         # a record says where it is written to: it must not lead anywhere else
         if not hashes or folder != f"{CELLS}/{cell_name(record.config)}-{record.identity[:16]}":
             raise DamagedFileError(f"{self.snapshot.name}: {path} is the record of another run; nothing was taken")
+        seeds = len(record.config.sampling_seeds)
+        if any(len(metric.per_seed) != seeds for metric in record.metrics.values()):
+            raise DamagedFileError(f"{self.snapshot.name}: {path} has not a score for each seed; nothing was taken")
         return record
 
 
