@@ -1,4 +1,4 @@
-"""A Hub on loopback, by the Hub's public HTTP API: repositories, preupload, LFS batch and upload, commit, tree, resolve.
+"""A Hub on loopback, by the Hub's HTTP API: repositories, preupload, LFS batch and upload, commit, tree, resolve.
 
 It can misbehave: hang up after so many bytes, answer with any status, serve other bytes than those it was given.
 """
@@ -51,7 +51,7 @@ class FakeHub:
         blobs: large files by sha256, whether or not a commit has them.
         asked: method and path of each request.
         sent: large files that arrived, by sha256, in their order.
-        cut_upload, cut_download: how many bytes of weights it takes or gives before it hangs up, every time from then on.
+        cut_upload, cut_download: bytes of large files that it takes, or of weights that it gives, before it hangs up.
         tampered: other bytes to serve for a path.
         refuse: (part of a path, status, headers) of requests that are answered so.
         url, storage: the Hub's address, and that of the other server which holds large files.
@@ -61,7 +61,7 @@ class FakeHub:
     def __init__(self):
         self.repos, self.blobs, self.asked, self.sent = {}, {}, [], []
         self.cut_upload = self.cut_download = self.refuse = self.before_commit = None
-        self.tampered, self.ranges, self.lock = {}, [], threading.Lock()
+        self.tampered, self.lock = {}, threading.Lock()
         handler = type("Handler", (Handler,), {"hub": self})
         self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
         self.url, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
@@ -288,8 +288,6 @@ class Handler(BaseHTTPRequestHandler):
         if wanted := self.headers.get("Range"):
             start, status = int(re.match(r"bytes=(\d+)-", wanted)[1]), 206
             headers = headers | {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-            with self.hub.lock:
-                self.hub.ranges.append((path, start))
         self.send_response(status)
         for name, text in headers.items():
             self.send_header(name, text)

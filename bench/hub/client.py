@@ -99,15 +99,15 @@ class Hub:
         if not wanted:
             return
         total = sum(snapshot.files[path].size for path in wanted)
-        pool = ThreadPoolExecutor(THREADS)
-        try:
-            with self._quiet(), progress.task(f"fetching {snapshot.name}", total, "B") as task:
+        with self._quiet(), progress.task(f"fetching {snapshot.name}", total, "B") as task:
+            pool = ThreadPoolExecutor(THREADS)
+            try:
                 jobs = {pool.submit(self._fetch_one, snapshot, path, folder): path for path in wanted}
                 for job in as_completed(jobs):
                     job.result()
                     task.advance(snapshot.files[jobs[job]].size, jobs[job].rsplit("/", 1)[-1])
-        finally:
-            pool.shutdown(cancel_futures=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _fetch_one(self, snapshot: Snapshot, path: str, folder: Path) -> None:
         from huggingface_hub import hf_hub_download

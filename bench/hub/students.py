@@ -12,11 +12,13 @@ from tractbench.errors import ConfigError, StoreError
 from tractbench.hub.card import CARD
 from tractbench.hub.client import Hub
 from tractbench.hub.failures import HubError
-from tractbench.hub.outgoing import SECRET
+from tractbench.hub.outgoing import SECRET, public
 from tractbench.hub.remote import Snapshot, repository
 from tractbench.hub.upload import Upload
 from tractbench.progress import Progress
 from tractbench.results.locks import LOCK, exclusive
+from tractbench.results.migrate import parse_record
+from tractbench.results.store import CELLS, LOG, RECORD, record_text
 
 TEXT = {".json", ".md", ".toml", ".txt", ".yaml", ".yml", ".csv", ".py"}
 """Endings of files that are read for what must not leave the machine."""
@@ -54,13 +56,18 @@ def plan_student(hub: Hub, name: str, folder: Path, *, private: bool) -> Student
         HubError: the repository cannot be seen.
     """
     repository(name)
-    files = {
+    if (folder / LOG).exists() or folder.resolve().parent.name == CELLS:
+        raise ConfigError(f"{folder} is a run's own folder; write its student for others with 'tractbench export'")
+    files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
     if not files:
-        raise ConfigError(f"{folder}: there is nothing in it; name a run, or a folder that 'tractbench export' wrote")
+        raise ConfigError(f"{folder}: there is nothing in it; name a folder that 'tractbench export' wrote")
+    if RECORD in files:  # without paths and flags of the machine
+        record = parse_record((folder / RECORD).read_bytes(), folder / RECORD)
+        files[RECORD] = record_text(public(record)).encode()
     _require_public(files)
     snapshot = hub.find(name, "model")
     if snapshot is not None and private and not snapshot.private:
@@ -128,14 +135,14 @@ def _plain(path: str) -> bool:
     )
 
 
-def _require_public(files: dict[str, Path]) -> None:
+def _require_public(files: dict[str, Path | bytes]) -> None:
     """Raise ConfigError if a text file names the home folder, the working folder or an access token."""
     places = [str(place) for place in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())) if len(place.parts) > 1]
     pattern = re.compile("|".join(re.escape(place) + r"(?=[/\\\s\"',;:)]|$)" for place in places) or "(?!)")
     for path, file in files.items():
-        if file.suffix not in TEXT:
+        if PurePosixPath(path).suffix not in TEXT:
             continue
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = (file if isinstance(file, bytes) else file.read_bytes()).decode(errors="replace")
         if found := pattern.search(text):
             raise ConfigError(f"{path} names {found[0]} of this machine; it is not sent: take that out of it")
         if found := SECRET.search(text):
