@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -178,14 +179,14 @@ class Hub:
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Keep huggingface_hub's own bars and remarks off the terminal: ours are there."""
-        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
         from huggingface_hub.utils import logging as remarks
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
         disabled, verbosity = are_progress_bars_disabled(), remarks.get_verbosity()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             disable_progress_bars()
-            remarks.set_verbosity(remarks.CRITICAL)
+            remarks.set_verbosity(logging.CRITICAL)
             try:
                 yield
             finally:

@@ -30,14 +30,11 @@ def told(repository: str, endpoint: str) -> Iterator[None]:
         HubError: the Hub refused something, or was not reached.
         ChangedRepositoryError: somebody else changed the repository.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    transport = HfHubHTTPError.__mro__[1]  # the base of all failures of the HTTP library that this version uses
     try:
         yield
     except TractbenchError:
         raise
-    except (transport, OSError, RuntimeError, ValueError) as error:
+    except (_transport(), OSError, RuntimeError, ValueError) as error:
         found = _explained(error, repository, endpoint)
         if found is None:
             raise
@@ -48,7 +45,7 @@ def _explained(error: BaseException, repository: str, endpoint: str) -> HubError
     """Return a line for an error by what caused it, None for what is none of the Hub's."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    transport = HfHubHTTPError.__mro__[1]
+    transport = _transport()
     chain = list(_causes(error))
     for one in chain:
         if isinstance(one, HfHubHTTPError):
@@ -64,6 +61,15 @@ def _explained(error: BaseException, repository: str, endpoint: str) -> HubError
     if isinstance(error, OSError | RuntimeError) or "LFS" in str(error):
         return HubError(f"{repository} at {endpoint}: {one_line(str(error)) or type(error).__name__}; {AGAIN}")
     return None
+
+
+def _transport() -> type[Exception]:
+    """Return the base of all failures of the HTTP library that this version of huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = HfHubHTTPError.__mro__[1]
+    assert issubclass(base, Exception)
+    return base
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
