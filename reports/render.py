@@ -139,12 +139,14 @@ def render_markdown(document: Document) -> str:
     parts = []
     for chapter in document.chapters:
         parts += [f"## {markdown_text(chapter.title)}", "", markdown_paragraph(chapter.intro), ""]
-        parts += [_markdown(part) for part in chapter.order if isinstance(part, Sheet)]
-    parts += [_markdown(sheet) for sheet in document.sheets]
+        parts += [render_sheet(part) for part in chapter.order if isinstance(part, Sheet)]
+    parts += [render_sheet(sheet) for sheet in document.sheets]
     return "\n".join(parts)
 
 
-def _markdown(sheet: Sheet) -> str:
+def render_sheet(sheet: Sheet) -> str:
+    """Return one table with its title, caption and footnotes as Markdown."""
+
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"claims"},
     {"pipeline"},
     {"checks", "regress", "reports"},
+    {"hub"},
     {"cli"},
     {"__main__"},
 ]
@@ -65,7 +66,7 @@ def test_every_room_has_a_rank():
     assert {room(name) for name, _ in sources()} - {""} <= set(RANK)
 
 
-@pytest.mark.parametrize("heavy", ["torch", "pandas", "matplotlib", "pydantic", "sklearn"])
+@pytest.mark.parametrize("heavy", ["torch", "pandas", "matplotlib", "pydantic", "sklearn", "huggingface_hub"])
 def test_help_needs_no_heavy_import(heavy):
     import subprocess
     import sys

@@ -46,7 +46,8 @@ def run(tractbench, *arguments):
 
 def test_cifar10_from_batches_to_a_score_that_is_no_fid(tractbench, tmp_path, inception):
     tractbench("data", "prepare", "cifar10", cifar_files(tmp_path / "files"), "--allow-deviation", "-q")
-    made = tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "--steps", 2, "-q")
+    made = tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "--steps", 2,
+                      "-q")  # fmt: skip
     assert made.code == 0, made.err
     command = ("--method", "tract_edm", "--dataset", "cifar10", "--nfe", 1, "--weights", inception)
     result = run(tractbench, *command)
@@ -78,7 +79,8 @@ def test_a_run_without_the_weights_says_where_they_belong(tractbench, tmp_path, 
 def test_imagenet64_is_class_conditional_from_end_to_end(tractbench, tmp_path, inception):
     files = npz_files(tmp_path, sizes=(30,))
     tractbench("data", "prepare", "imagenet64:npz", files, "--allow-deviation", "-q")
-    done = tractbench("teacher", "train", "--dataset", "imagenet64:npz", "--tier", "smoke", "--steps", 2, "-q")
+    done = tractbench("teacher", "train", "--dataset", "imagenet64:npz", "--tier", "smoke", "--steps", 2,
+                      "-q")  # fmt: skip
     assert done.code == 0, done.err
     result = run(
         tractbench, "--method", "tract", "--dataset", "imagenet64:npz", "--schedule", "16,4,1", "--budget", 32,

@@ -129,3 +129,26 @@ def test_a_store_is_not_merged_into_itself_or_into_one_of_the_first_format(tract
     assert "into itself" in tractbench("store", "merge", ours.root, "--into", ours.root).err
     old = format1(tmp_path / "old")
     assert "store check --repair" in tractbench("store", "merge", theirs.root, "--into", old).err
+
+
+def test_a_student_that_is_missing_here_is_brought(stores):
+    ours, theirs = stores
+    add(theirs, record("a"))
+    ours.write(record("a"))
+    assert merge(ours, [theirs], Progress()).skipped == [record("a").folder]
+    assert (ours.student_folder(record("a").student) / STUDENT).read_bytes() == student_bytes_of(theirs, "a")
+
+
+def student_bytes_of(store, name):
+    return (store.student_folder(record(name).student) / STUDENT).read_bytes()
+
+
+def test_a_whole_merge_writes_nothing_if_any_run_is_refused(stores):
+    ours, theirs = stores
+    add(ours, record("a"))
+    add(theirs, record("a", scores=(7.0, 8.0, 9.0)))
+    add(theirs, record("b", seed=1))
+    before = contents(ours.root)
+    merged = merge(ours, [theirs], Progress(), whole=True)
+    assert (len(merged.refused), merged.copied) == (1, [])
+    assert contents(ours.root) == before

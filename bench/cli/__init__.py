@@ -20,6 +20,8 @@ from tractbench.cli.new import new
 from tractbench.cli.output import OutputError, prepare_streams
 from tractbench.cli.plan import plan
 from tractbench.cli.profile import profile
+from tractbench.cli.pull import pull_app
+from tractbench.cli.push import push_app
 from tractbench.cli.regress import regress
 from tractbench.cli.report import report
 from tractbench.cli.run import run
@@ -53,6 +55,8 @@ app.command()(doctor)
 app.command()(check)
 app.command()(new)
 app.add_typer(store_app, name="store")
+app.add_typer(push_app, name="push")
+app.add_typer(pull_app, name="pull")
 app.add_typer(data_app, name="data")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(features_app, name="features")

@@ -57,8 +57,8 @@ def gather_shipment(stores: Sequence[Store]) -> Shipment:
                 refused.append(f"{where}: {reason}")
                 continue
             shipped = stripped(record)
-            if places := sorted(set(_places(shipped.model_dump(mode="json")))):
-                refused.append(f"{where}: its record names {', '.join(places)} of the machine that made it")
+            if named := sorted(set(places(shipped.model_dump(mode="json")))):
+                refused.append(f"{where}: its record names {', '.join(named)} of the machine that made it")
                 continue
             before = found.setdefault(record.identity, shipped)
             if before.metrics != shipped.metrics:
@@ -145,7 +145,7 @@ def _objection(record: Record) -> str | None:
     return None
 
 
-def _places(value: object) -> Iterator[str]:
+def places(value: object) -> Iterator[str]:
     """Yield every absolute path in the texts of a JSON value."""
     if isinstance(value, str):
         for word in re.split(r"[\s,;=\"'()]+", value):
@@ -154,11 +154,11 @@ def _places(value: object) -> Iterator[str]:
                 yield word
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield from _places(name)
-            yield from _places(inner)
+            yield from places(name)
+            yield from places(inner)
     elif isinstance(value, Iterable):
         for inner in value:
-            yield from _places(inner)
+            yield from places(inner)
 
 
 def _order(record: Record) -> str:

@@ -114,18 +114,17 @@ class Difference:
         return math.exp(brentq(beyond, LOG_TINY, math.log(0.5))) if beyond(LOG_TINY) > 0 else 0.0
 
 
+ROOT_2PI = math.sqrt(2 * math.pi)
+
+
 @lru_cache(maxsize=64)
 def minimum_std(k: int) -> float:
     """Return the standard deviation of the least of ``k`` independent standard normal numbers."""
-    mean, square = (
-        quad(
-            lambda x, power=power: x**power * k * math.exp(-x * x / 2) / math.sqrt(2 * math.pi) * ndtr(-x) ** (k - 1),
-            -12,
-            12,
-        )[0]
-        for power in (1, 2)
-    )
-    return math.sqrt(square - mean**2)
+    def moment(power: int) -> float:
+        """Return the mean of a power of it, whose density is k phi(x) (1 - Phi(x))^(k - 1)."""
+        return float(quad(lambda x: x**power * k * math.exp(-x * x / 2) * ndtr(-x) ** (k - 1), -12, 12)[0]) / ROOT_2PI
+
+    return math.sqrt(moment(2) - moment(1) ** 2)
 
 
 LOG_TINY = -700.0

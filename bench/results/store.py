@@ -151,7 +151,7 @@ class Store:
         if record.status != "done" and before is not None and before.status == "done":
             self.log(folder, f"{record.status}: {record.reason}; the earlier result stays")
             return
-        write_atomic(folder / RECORD, json.dumps(sealed(json.loads(record.model_dump_json())), indent=2) + "\n")
+        write_atomic(folder / RECORD, record_text(record))
         self._index.append(_entry(record, (folder / RECORD).stat()))
 
     def log(self, folder: Path, text: str) -> None:
@@ -274,6 +274,11 @@ class Store:
         self.require_writable()
         if not self.exists:
             write_atomic(self.root / MARKER, json.dumps({"format": FORMAT}) + "\n")
+
+
+def record_text(record: Record) -> str:
+    """Return the text of a record's file: JSON with its seal."""
+    return json.dumps(sealed(json.loads(record.model_dump_json())), indent=2) + "\n"
 
 
 def _occupied(root: Path) -> bool:
