@@ -2,8 +2,8 @@
 
     python processes.py PROCESSES STEP WHAT run --method tract ...
 
-At training step STEP rank 1 does what WHAT says: it gets the signal of that name, or has a ``bug``; for ``digests`` every
-rank writes its student's hash.
+At training step STEP rank 1 does what WHAT says: it gets the signal of that name, or has a ``bug``; for ``digests``
+every rank writes its student's hash.
 """
 
 import os

@@ -120,6 +120,7 @@ ROOT_2PI = math.sqrt(2 * math.pi)
 @lru_cache(maxsize=64)
 def minimum_std(k: int) -> float:
     """Return the standard deviation of the least of ``k`` independent standard normal numbers."""
+
     def moment(power: int) -> float:
         """Return the mean of a power of it, whose density is k phi(x) (1 - Phi(x))^(k - 1)."""
         return float(quad(lambda x: x**power * k * math.exp(-x * x / 2) * ndtr(-x) ** (k - 1), -12, 12)[0]) / ROOT_2PI
