@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -183,11 +184,16 @@ def _inception(config: RunConfig, weights: Path | None) -> list[Need]:
     return [Need(INCEPTION, "fetched", f"fetched at the first evaluation from {URL}; offline, put it at {path}")]
 
 
+def _lacking(extractor: str) -> str:
+    """Return what an extractor says that it lacks and fetches, "" for nothing."""
+    return extractor_class(extractor).missing() or ""
+
+
 def _spaces(config: RunConfig) -> list[Need]:
     """Return the weights of the extractors that the protocol adds, of those that have any to be fetched."""
     found = []
     for name in load_protocol(config.protocol).spaces:
-        need = _found(f"{name} weights", lambda name=name: extractor_class(name).missing() or "")
+        need = _found(f"{name} weights", partial(_lacking, name))
         if need.detail:
             found.append(Need(need.name, "fetched", need.detail) if need.present else need)
     return found

@@ -204,12 +204,12 @@ class VisionTransformer(Extractor):
 
 def published() -> dict[str, type[VisionTransformer]]:
     """Return the published networks by name, those of plugins too."""
-    found = {}
+    found: dict[str, type[VisionTransformer]] = {}
     for name in names("extractors"):
         with suppress(ConfigError):  # a plugin that cannot be loaded is named by 'list extractors'
             kind = extractor_class(name)
             if issubclass(kind, VisionTransformer):
-                found[kind.name] = kind
+                found[name] = kind
     return found
 
 
@@ -219,12 +219,12 @@ def _silent() -> Iterator[None]:
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    logging.set_verbosity(50)  # as logging.CRITICAL
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
         logging.set_verbosity(level)
 
 
