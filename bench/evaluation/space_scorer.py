@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -122,11 +123,14 @@ class SpaceScorer:
             for extractor in self._extractors.values():
                 extractor.prepare(self._device, self._progress)
         for name in self._summed:
-            self._shifts[name] = group.from_main(lambda space=self._spaces[name]: space.reference.gaussian.mean)
+            self._shifts[name] = group.from_main(partial(self._mean, name))
         if group.is_main:
             for name, space in self._spaces.items():
                 _ = self._near(name) and space.real
                 _ = f"mmd_{name}" in self._wanted and space.among
+
+    def _mean(self, name: str) -> Tensor:
+        return self._spaces[name].reference.gaussian.mean
 
     @property
     def _summed(self) -> tuple[str, ...]:
@@ -165,7 +169,7 @@ class SpaceScorer:
         )
 
     def _shift(self, name: str) -> Tensor:
-        return self._shifts[name] if name in self._shifts else self._spaces[name].reference.gaussian.mean
+        return self._shifts[name] if name in self._shifts else self._mean(name)
 
     def finish(self, parts: Sequence[Part]) -> dict[str, float]:
         """Return the scores of all images."""

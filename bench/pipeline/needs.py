@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -187,10 +188,14 @@ def _spaces(config: RunConfig) -> list[Need]:
     """Return the weights of the extractors that the protocol adds, of those that have any to be fetched."""
     found = []
     for name in load_protocol(config.protocol).spaces:
-        need = _found(f"{name} weights", lambda name=name: extractor_class(name).missing() or "")
+        need = _found(f"{name} weights", partial(_missing, name))
         if need.detail:
             found.append(Need(need.name, "fetched", need.detail) if need.present else need)
     return found
+
+
+def _missing(name: str) -> str:
+    return extractor_class(name).missing() or ""
 
 
 def state_bytes(parameters: int, method: Method) -> int:

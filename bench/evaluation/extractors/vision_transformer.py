@@ -204,12 +204,12 @@ class VisionTransformer(Extractor):
 
 def published() -> dict[str, type[VisionTransformer]]:
     """Return the published networks by name, those of plugins too."""
-    found = {}
+    found: dict[str, type[VisionTransformer]] = {}
     for name in names("extractors"):
         with suppress(ConfigError):  # a plugin that cannot be loaded is named by 'list extractors'
             kind = extractor_class(name)
             if issubclass(kind, VisionTransformer):
-                found[kind.name] = kind
+                found[name] = kind
     return found
 
 
