@@ -150,7 +150,7 @@ def data_copying(samples: Tensor, cell: Tensor, held_out: Tensor, held_out_cell:
         held_out_cell: which cell each is in.
     """
     total = weight = 0.0
-    for index in torch.unique(held_out_cell).tolist():
+    for index in sorted(set(held_out_cell.tolist())):
         ours, theirs = samples[cell == index], held_out[held_out_cell == index]
         if len(ours) >= FEWEST:
             total += len(theirs) * rank_sum_score(ours.tolist(), theirs.tolist())

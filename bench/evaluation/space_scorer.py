@@ -123,11 +123,14 @@ class SpaceScorer:
             for extractor in self._extractors.values():
                 extractor.prepare(self._device, self._progress)
         for name in self._summed:
-            self._shifts[name] = group.from_main(partial(self._centre, name))
+            self._shifts[name] = group.from_main(partial(self._mean, name))
         if group.is_main:
             for name, space in self._spaces.items():
                 _ = self._near(name) and space.real
                 _ = f"mmd_{name}" in self._wanted and space.among
+
+    def _mean(self, name: str) -> Tensor:
+        return self._spaces[name].reference.gaussian.mean
 
     @property
     def _summed(self) -> tuple[str, ...]:
@@ -166,10 +169,7 @@ class SpaceScorer:
         )
 
     def _shift(self, name: str) -> Tensor:
-        return self._shifts[name] if name in self._shifts else self._centre(name)
-
-    def _centre(self, name: str) -> Tensor:
-        return self._spaces[name].reference.gaussian.mean
+        return self._shifts[name] if name in self._shifts else self._mean(name)
 
     def finish(self, parts: Sequence[Part]) -> dict[str, float]:
         """Return the scores of all images."""

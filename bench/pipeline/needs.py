@@ -184,19 +184,18 @@ def _inception(config: RunConfig, weights: Path | None) -> list[Need]:
     return [Need(INCEPTION, "fetched", f"fetched at the first evaluation from {URL}; offline, put it at {path}")]
 
 
-def _lacking(extractor: str) -> str:
-    """Return what an extractor says that it lacks and fetches, "" for nothing."""
-    return extractor_class(extractor).missing() or ""
-
-
 def _spaces(config: RunConfig) -> list[Need]:
     """Return the weights of the extractors that the protocol adds, of those that have any to be fetched."""
     found = []
     for name in load_protocol(config.protocol).spaces:
-        need = _found(f"{name} weights", partial(_lacking, name))
+        need = _found(f"{name} weights", partial(_missing, name))
         if need.detail:
             found.append(Need(need.name, "fetched", need.detail) if need.present else need)
     return found
+
+
+def _missing(name: str) -> str:
+    return extractor_class(name).missing() or ""
 
 
 def state_bytes(parameters: int, method: Method) -> int:
