@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from fake_hub import TOKEN, FakeHub
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download, utils
 from scipy import stats
 from store_data import add, contents, digest, record, write_student
 
@@ -31,7 +31,11 @@ def hub(monkeypatch, tmp_path):
     hub = FakeHub()
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # HF_ENDPOINT as it was when huggingface_hub was imported
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # before 1.0
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # what waits before it asks again
     monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
@@ -376,8 +380,7 @@ def test_offline(tractbench, hub, store, monkeypatch):
     hub.make("dataset", REPO)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    from huggingface_hub.utils import close_session
-
+    close_session = getattr(utils, "close_session", None) or utils.reset_sessions  # before 1.0
     close_session()
     assert "HF_HUB_OFFLINE is set" in one_line(push(tractbench))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -48,7 +48,7 @@ def _explained(error: BaseException, repository: str, endpoint: str) -> HubError
     transport = _transport()
     chain = list(_causes(error))
     for one in chain:
-        if isinstance(one, HfHubHTTPError):
+        if isinstance(one, HfHubHTTPError) and getattr(one, "response", None) is not None:
             return _by_status(one, repository, endpoint)
         if isinstance(one, OfflineModeIsEnabled):
             return HubError(f"HF_HUB_OFFLINE is set, and {repository} is on the Hub; unset it to go on")
