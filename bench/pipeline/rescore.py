@@ -1,9 +1,9 @@
-"""A finished run's samples, drawn again to be scored under another protocol."""
+"""A finished run read again: its denoiser, and its samples to be scored under another protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,17 +22,26 @@ from tractbench.registry import load_dataset, load_method
 from tractbench.results.migrate import parse_record
 from tractbench.results.record import Record
 from tractbench.results.store import RECORD, STUDENT, student_file
-from tractbench.teachers.load import load_teacher
+from tractbench.teachers.load import Teacher, load_teacher
 from tractbench.training.numerics import sampled_in
 
 
-def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[SampleSet, RunConfig]:
-    """Return the samples of a finished run as a set to be scored again, one sampling seed after the other.
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its record, what it is called now, its teacher, and what it samples, on the device."""
+
+    record: Record
+    cell: Cell
+    teacher: Teacher
+    denoiser: Denoiser
+
+
+def load_finished(folder: Path, device: str) -> Finished:
+    """Return a finished run as its folder holds it.
 
     Args:
         folder: the run's folder, with its record.
-        device: where the network runs.
-        samples: images for each sampling seed instead of the run's.
+        device: where the network is to run.
 
     Raises:
         DamagedFileError: the record or the weights cannot be read, or do not belong together.
@@ -51,9 +60,25 @@ def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[
         denoiser = on_device(load_student(weights, record.student, cell, teacher).denoiser, device)
         if isinstance(denoiser, nn.Module) and tensors_digest(denoiser.state_dict()) != record.hashes.get("student"):
             raise DamagedFileError(f"{weights} was trained again since this run was scored; run it again with --force")
+    return Finished(record, cell, teacher, denoiser)
+
+
+def run_samples(folder: Path, device: str, samples: int | None = None) -> tuple[SampleSet, RunConfig]:
+    """Return the samples of a finished run as a set to be scored again, one sampling seed after the other.
+
+    Args:
+        folder: the run's folder, with its record.
+        device: where the network runs.
+        samples: images for each sampling seed instead of the run's.
+
+    Raises:
+        DamagedFileError, ConfigError: as :func:`load_finished`.
+    """
+    finished = load_finished(folder, device)
+    record, cell = finished.record, finished.cell
     if samples is not None:
         cell = replace(cell, config=cell.config.model_copy(update={"samples": samples}))
-    runtime, sampled = Runtime(device), sampled_in(denoiser, cell.config.precision, device)
+    runtime, sampled = Runtime(device), sampled_in(finished.denoiser, cell.config.precision, device)
 
     def read() -> Iterator[Tensor]:
         for seed in cell.config.sampling_seeds:
