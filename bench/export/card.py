@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from tractbench.config.numbers import format_budget
 from tractbench.export.exported import Exported
+from tractbench.export.usage import usage
 from tractbench.reports.safe_text import markdown_paragraph, markdown_text
 from tractbench.reports.sheet import METRIC_TITLES
 from tractbench.results.record import Metric
@@ -78,10 +79,10 @@ def _sections(found: Exported, form: str) -> Iterator[str]:
     else:
         made = f"The teacher {markdown_text(config.teacher)} on {markdown_text(config.dataset)}, without distillation"
     yield (
-        f"{made}: {steps}, {found.recipe.shape[0]} x {found.recipe.shape[1]} x {found.recipe.shape[2]} values. Trained, "
-        "sampled and scored by tractbench; what follows is from the run's record (`record.json`)."
+        f"{made}: {steps}, {found.recipe.shape[0]} x {found.recipe.shape[1]} x {found.recipe.shape[2]} values. "
+        "Trained, sampled and scored by tractbench; what follows is from the run's record (`record.json`)."
     )
-    yield f"## How to sample\n\n{_usage(found, form)}"
+    yield f"## How to sample\n\n{usage(found, form)}"
     yield f"## Scores\n\n{_scores(found)}"
     if record.deviations:
         listed = "\n".join(f"- {markdown_text(one)}" for one in record.deviations)
@@ -98,9 +99,9 @@ def _scores(found: Exported) -> str:
         floor = f"{record.floors[name]:.4g}" if name in record.floors else "-"
         rows.append(f"| {markdown_text(title(name))} | {metric.mean:.5g} | {_interval(metric)} | {floor} |")
     return "\n".join(rows) + (
-        f"\n\nOver {len(config.sampling_seeds)} sampling seeds of {config.samples:,} images, protocol `{config.protocol}`, "
-        f"evidence tier `{config.tier}`. The interval is that of this one student's score over sampling seeds; how the "
-        "method's students differ from one training seed to another it does not say."
+        f"\n\nOver {len(config.sampling_seeds)} sampling seeds of {config.samples:,} images, protocol "
+        f"`{config.protocol}`, evidence tier `{config.tier}`. The interval is that of this one student's "
+        "score over sampling seeds; how the method's students differ from one training seed to another it does not say."
     )
 
 
@@ -152,40 +153,5 @@ def _facts(found: Exported) -> Iterator[tuple[str, str]]:
 def _licence_words(found: Exported) -> str:
     if found.teacher is None:
         return "The teacher is a closed form, without weights or a licence."
-    words = f"The weights were made from those of the teacher {found.teacher.name}, whose licence is {found.teacher.licence}."
-    return markdown_paragraph(words) + " Code in this folder is tractbench's, Apache-2.0."
-
-
-def _usage(found: Exported, form: str) -> str:
-    if form == "diffusers":
-        return _diffusers_usage(found)
-    if form == "onnx":
-        return _onnx_usage(found)
-    return (
-        f"`model.safetensors` holds the weights of the network `{found.network_name}`, `config.json` its constructor's "
-        "arguments and the sampler: for each evaluation of the network a row of coefficients, which "
-        "`--format diffusers` writes together with code."
-    )
-
-
-def _diffusers_usage(found: Exported) -> str:
-    classes = found.recipe.classes
-    labels = f"class_labels=[i % {classes} for i in range(16)], " if classes else ""
-    picture = found.recipe.shape[0] in (1, 3)
-    kind = "" if picture else ', output_type="raw"'
-    last = 'images[0].save("sample.png")' if picture else "print(images.flatten(1))"
-    return f"""```python
-import torch
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained(".", trust_remote_code=True)  # this folder, or its name on the Hub
-images = pipeline(batch_size=16, {labels}generator=torch.Generator().manual_seed(0){kind}).images
-{last}
-```
-
-`trust_remote_code` lets diffusers execute `pipeline.py` and `student/student.py` of this folder: read them first. They need
-torch and diffusers, not tractbench."""
-
-
-def _onnx_usage(found: Exported) -> str:
-    return ""
+    words = f"The weights were made from those of the teacher {found.teacher.name}, whose licence is "
+    return markdown_paragraph(f"{words}{found.teacher.licence}.") + " Code in this folder is tractbench's, Apache-2.0."

@@ -1,10 +1,10 @@
 """The format ``diffusers``: a folder that ``DiffusionPipeline.from_pretrained`` samples from, with the code it needs.
 
-The networks are those of the published teachers, which no class of diffusers is: its ``UNet2DModel`` places its norms,
-resampling and attention otherwise. So the folder brings the network's own code, as source that people can read, from the
-modules that trained it (:mod:`tractbench.export.bundle`); diffusers asks for ``trust_remote_code=True`` before it executes
-any. A serialised program instead (``torch.export``) would execute what nobody can read, and only under versions of torch
-near the one that wrote it.
+The networks are those of the published teachers, which no class of diffusers is: its ``UNet2DModel`` adds the
+embedding, resamples and attends otherwise. So the folder brings the network's own code, as source that people can read,
+from the modules that trained it (:mod:`tractbench.export.bundle`); diffusers asks for ``trust_remote_code=True`` before
+it executes any. A serialised program instead (``torch.export``) would be executed as well, but nobody could read it,
+and only versions of torch near the one that wrote it take it.
 """
 
 from __future__ import annotations

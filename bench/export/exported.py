@@ -81,7 +81,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def exported(run: Path, device: str = "cpu") -> Exported:
-    """Return what is to be exported of a finished run, after comparing a few of its images with the run's own sampler's.
+    """Return what is to be exported of a finished run, after comparing a few images with those of its own sampler.
 
     Args:
         run: the run's folder.
@@ -137,7 +137,7 @@ def _difference(finished: Finished, recipe: Recipe, network: nn.Module, device: 
     difference = float((own - found).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(own.abs().max())):
         raise RunFailedError(
-            f"the exported sampler's images differ from the run's by {difference:.2g}, more than {TOLERANCE:g}: what is "
-            "around the network is no sum of the state and its output; such a student cannot be exported"
+            f"the exported sampler's images differ from the run's by {difference:.2g}, more than {TOLERANCE:g}: "
+            "what is around the network is no sum of the state and its output; such a student cannot be exported"
         )
     return difference

@@ -40,16 +40,12 @@ def export_run(run: Path, form: str, folder: Path, device: str = "cpu") -> Path:
         The folder.
 
     Raises:
-        ConfigError: there is no such format, the folder is in use, the run cannot be exported so, or a package is missing.
+        ConfigError: there is no such format, the folder is in use, the run cannot be exported so, a package is missing.
         DamagedFileError: the run's record or weights cannot be read.
         RunFailedError: the exported sampler does not make the run's images.
         StoreError: the folder cannot be written.
     """
-    form = choose(form, "format", FORMATS)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there and not empty; choose another --out, or remove it")
-    if form == "onnx":
-        require_onnx()
+    form = check_target(folder, form)
     found = exported(run, device)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,3 +66,17 @@ def export_run(run: Path, form: str, folder: Path, device: str = "cpu") -> Path:
         remedy = "make room" if error.errno == errno.ENOSPC else "choose another --out"
         raise StoreError(f"cannot write {folder}: {error.strerror or error}; {remedy}") from error
     return folder
+
+
+def check_target(folder: Path, form: str) -> str:
+    """Return a format's name, after making sure that it can be written and that the folder is free.
+
+    Raises:
+        ConfigError: there is no such format, a package is missing for it, or the folder is in use.
+    """
+    form = choose(form, "format", FORMATS)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there and not empty; choose another --out, or remove it")
+    if form == "onnx":
+        require_onnx()
+    return form

@@ -1,8 +1,8 @@
 """The sampler of any student as a loop over a table of numbers; an exported folder holds a copy of this file.
 
 At the times that a sampler visits, all that surrounds the network is known: its preconditioning is
-``x0 = skip x + out F(scale x, noise)``, and a step of DDIM or Heun and the fresh noise after it are sums of the state, x0,
-the state before and the noise. So a row of coefficients for each evaluation of the network is the whole sampler.
+``x0 = skip x + out F(scale x, noise)``, and a step of DDIM or Heun and the fresh noise after it are sums of the state,
+x0, the state before and the noise. So a row of coefficients for each evaluation of the network is the whole sampler.
 """
 
 from __future__ import annotations

@@ -193,8 +193,8 @@ def _renoise(process: Process, r: float, s: float) -> tuple[float, float]:
 def _heun(process: Process, t: float, s: float, first: Evaluation, second: Evaluation) -> list[Evaluation]:
     """Return the two evaluations of a Heun step: DDIM's step, and its correction from where it led.
 
-    The corrected state is a sum of the state x, the prediction there, and the second prediction; the first step, itself a
-    sum of the former two, stands for the first prediction.
+    The corrected state is a sum of the state x, the prediction there, and the second prediction; the first step, itself
+    a sum of the former two, stands for the first prediction.
     """
 
     def corrected(x: float, x0: float, x0_there: float) -> float:

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 NETWORK: type[nn.Module]
+"""The network's class; the last line of the exported file says it."""
 
 
 class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -18,7 +19,7 @@ class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__()
-        self.net = NETWORK(**arguments)
+        self.net = NETWORK(**arguments)  # noqa: F821 - as said above
 
     def forward(self, x: Tensor, noise_level: Tensor, labels: Tensor | None = None, **extra: Tensor) -> Tensor:
         """Return the raw prediction, float32, of a network in any dtype.

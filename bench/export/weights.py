@@ -15,7 +15,7 @@ CONFIG = "config.json"
 
 
 def write_safetensors(found: Exported, folder: Path) -> None:
-    """Write ``model.safetensors``, under the names that the network's own published weights have, and ``config.json``."""
+    """Write ``model.safetensors``, its names those of the network's published weights if any, and ``config.json``."""
     save_network(found.network, folder / "model.safetensors")
     write_json(folder / CONFIG, found.config())
 
