@@ -80,7 +80,7 @@ def _sections(found: Exported, form: str) -> Iterator[str]:
         made = f"The teacher {markdown_text(config.teacher)} on {markdown_text(config.dataset)}, without distillation"
     yield (
         f"{made}: {steps}, {found.recipe.shape[0]} x {found.recipe.shape[1]} x {found.recipe.shape[2]} values. "
-        "Trained, sampled and scored by tractbench; what follows is from the run's record (`record.json`)."
+        "Trained, sampled and scored by tractbench; what follows is from the run's record (`run.json`)."
     )
     yield f"## How to sample\n\n{usage(found, form)}"
     yield f"## Scores\n\n{_scores(found)}"

@@ -26,6 +26,9 @@ FORMATS: Mapping[str, Callable[[Exported, Path], None]] = {
 
 README = "README.md"
 
+RUN = "run.json"
+"""The run's record: under its usual name the folder would be taken for a run's."""
+
 
 def export_run(run: Path, form: str, folder: Path, device: str = "cpu") -> Path:
     """Write a finished run as a folder with a model card, whole or not at all.
@@ -55,10 +58,12 @@ def export_run(run: Path, form: str, folder: Path, device: str = "cpu") -> Path:
             (beside / README).write_text(model_card(found, form), encoding="utf-8")
             for name in (RECORD, PICTURE, GRID):
                 if (run / name).is_file():
-                    shutil.copyfile(run / name, beside / name)
+                    shutil.copyfile(run / name, beside / (RUN if name == RECORD else name))
             umask = os.umask(0)
             os.umask(umask)
             beside.chmod(0o777 & ~umask)
+            if folder.exists():
+                folder.rmdir()  # empty, or it fails
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
