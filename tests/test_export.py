@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from tractbench.config.resolve import resolve
+from tractbench.diffusion.denoiser import BothDenoiser
+from tractbench.diffusion.processes import VP
+from tractbench.diffusion.sampler import Sampler
+from tractbench.diffusion.solvers import sample_ode
+from tractbench.errors import ConfigError, RunFailedError
 from tractbench.evaluation.sampling import fresh_noise, prior_labels, prior_noise
+from tractbench.export.diffusers_folder import write_diffusers
+from tractbench.export.exported import exported
 from tractbench.export.exporting import export_run
+from tractbench.export.loop import run_sampler
+from tractbench.export.recipe import make_recipe
 from tractbench.nets.build import build_network
 from tractbench.pipeline.rescore import load_finished
 from tractbench.pipeline.run import run
@@ -21,6 +31,7 @@ from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
 from tractbench.progress import Progress
 from tractbench.results.store import Store
+from tractbench.seeds import generator
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("export")]
 
@@ -119,23 +130,41 @@ for folder in sys.argv[1:]:
                 pipeline(latents=given["noise"], output_type="raw", **wrong)
             except ValueError as error:
                 print(error)
-    code = re.search(r"```python\\n(.*?)```", open(f"{folder}/README.md").read(), re.DOTALL)[1]
-    os.chdir(folder)
-    exec(code)  # what the card says
-    os.chdir("..")
+    if os.path.exists(f"{folder}/README.md"):
+        os.chdir(folder)
+        exec(re.search(r"```python\\n(.*?)```", open("README.md").read(), re.DOTALL)[1])  # what the card says
+        os.chdir("..")
 assert torch.equal(torch.rand(1), torch.manual_seed(3) and torch.rand(1))  # no global random number was drawn
 """
 
 
+def unet_folder(run, folder):
+    """Write a small U-Net with classes in place of a run's network; its own images, and what they are made of."""
+    arguments = {"channels": 3, "size": 8, "width": 32, "embedding": 16, "multipliers": (1, 2), "blocks": 1}
+    arguments |= {"attention": (4,), "classes": 5, "outputs": 6}
+    network = build_network("google_unet", arguments, generator("tests", "unet")).requires_grad_(False).eval()
+    for parameter in network.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator("tests", parameter.numel())))
+    denoiser, sampler, shape = BothDenoiser(network, VP()), Sampler.equal(2), (3, 8, 8)
+    recipe = make_recipe(denoiser, VP(), sampler, shape, classes=5)
+    folder.mkdir()
+    write_diffusers(
+        replace(exported(run), network=network, network_name="google_unet", arguments=arguments, recipe=recipe), folder
+    )
+    given = {"noise": prior_noise(VP(), shape, 0, range(IMAGES)), "labels": prior_labels(5, 0, range(IMAGES))}
+    return sample_ode(denoiser, VP(), given["noise"], sampler, given["labels"]), given
+
+
 def test_the_pipeline_of_every_kind_of_run_makes_its_images_without_tractbench(folders, store, tmp_path):
-    own = {}
-    for name, folder in folders.items():
-        own[name], given = own_images(store(name))
-        np.savez(f"{folder}.npz", **given)
-    said = isolated(DIFFUSERS, tmp_path, *folders.values())
-    for name, folder in folders.items():
-        made = torch.from_numpy(np.load(f"{folder}-made.npy"))
-        torch.testing.assert_close(made.double(), own[name], rtol=0, atol=1e-4)
+    made_by = {name: own_images(store(name)) for name in folders}
+    places = {**folders, "unet": folders["vp"].parent / "unet"}
+    made_by["unet"] = unet_folder(store("vp"), places["unet"])
+    for name, (_, given) in made_by.items():
+        np.savez(f"{places[name]}.npz", **given)
+    said = isolated(DIFFUSERS, tmp_path, *places.values())
+    for name, (own, _) in made_by.items():
+        made = torch.from_numpy(np.load(f"{places[name]}-made.npy"))
+        torch.testing.assert_close(made.double(), own, rtol=0, atol=1e-4)
     assert (folders["cd"] / "sample.png").is_file()
     for words in ("this student has 8 classes", "they go from 0 to 7", "2 class_labels for 6 images"):
         assert words in said
@@ -246,3 +275,28 @@ def test_what_cannot_be_exported_is_said_in_a_line(tractbench, store, tmp_path, 
     assert said in done.err
     assert len(done.err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+def test_nothing_is_written_unless_the_images_are_the_runs(store, tmp_path, monkeypatch):
+    def other(network, evaluations, x, labels, fresh):
+        return run_sampler(network, evaluations, x, labels, fresh) + 2e-4
+
+    monkeypatch.setattr("tractbench.export.exported.run_sampler", other)
+    with pytest.raises(RunFailedError, match="differ from the run's by 0.0002"):
+        export_run(store("vp"), "safetensors", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plugins_network_is_refused_where_its_code_would_be_copied(store, tmp_path):
+    class Theirs(torch.nn.Identity):
+        pass
+
+    found = replace(exported(store("vp")), network=Theirs(), network_name="theirs")
+    with pytest.raises(ConfigError, match="network 'theirs' is a plugin's.*--format onnx"):
+        write_diffusers(found, tmp_path)
+
+
+def test_a_missing_package_is_named_with_the_command(tractbench, store, monkeypatch):
+    monkeypatch.setattr("tractbench.export.onnx_graph.PACKAGES", ("torch", "no_such_package"))
+    done = tractbench("export", store("vp"), "--format", "onnx")
+    assert (done.code, "no_such_package not installed; pip install no_such_package" in done.err) == (2, True)

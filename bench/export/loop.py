@@ -71,7 +71,7 @@ def run_sampler(
     for one in evaluations:
         extra = {} if one["extra"] is None else {"extra": x.new_tensor(one["extra"])[None]}
         noise = torch.full_like(x[:, 0, 0, 0], one["noise"])
-        outputs = network(one["scale"] * x, noise, labels, **extra).split(x.shape[1], dim=1)
+        outputs = network(one["scale"] * x, noise, labels, **extra).chunk(len(one["out"]), dim=1)
         x0 = one["skip"] * x + sum(share * output for share, output in zip(one["out"], outputs, strict=True))
         if one["clip"]:
             x0 = x0.clamp(-1, 1)

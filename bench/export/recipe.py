@@ -62,7 +62,7 @@ def inner_network(denoiser: Denoiser) -> nn.Module:
 
 
 def make_recipe(
-    denoiser: nn.Module,
+    denoiser: Denoiser,
     process: Process,
     sampler: Sampler,
     shape: tuple[int, int, int],
@@ -104,9 +104,9 @@ def make_recipe(
 class _Asked:
     """What is around a network, found by a denoiser's answers where the network's outputs are replaced."""
 
-    def __init__(self, denoiser: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, denoiser: Denoiser, shape: tuple[int, int, int], classes: int) -> None:
         self.denoiser, self.network = denoiser, inner_network(denoiser)
-        self.device = next(denoiser.parameters()).device
+        self.device = next(self.network.parameters()).device
         self.shape = shape
         self.labels = torch.zeros(1, dtype=torch.int64, device=self.device) if classes else None
 
@@ -182,12 +182,20 @@ def _time(number: float) -> Tensor:
 
 def _ddim(process: Process, t: float, s: float) -> tuple[float, float]:
     """Return the shares of state and x0 in a DDIM step."""
-    return tuple(float(ddim_step(process, _value(x), _value(x0), _time(t), _time(s))) for x, x0 in ((1, 0), (0, 1)))  # type: ignore[return-value]
+
+    def step(x: float, x0: float) -> float:
+        return float(ddim_step(process, _value(x), _value(x0), _time(t), _time(s)))
+
+    return step(1, 0), step(0, 1)
 
 
 def _renoise(process: Process, r: float, s: float) -> tuple[float, float]:
     """Return the shares of state and noise in a state with fresh noise."""
-    return tuple(float(renoise(process, _value(x), _time(r), _time(s), _value(z))) for x, z in ((1, 0), (0, 1)))  # type: ignore[return-value]
+
+    def step(x: float, z: float) -> float:
+        return float(renoise(process, _value(x), _time(r), _time(s), _value(z)))
+
+    return step(1, 0), step(0, 1)
 
 
 def _heun(process: Process, t: float, s: float, first: Evaluation, second: Evaluation) -> list[Evaluation]:
@@ -198,7 +206,7 @@ def _heun(process: Process, t: float, s: float, first: Evaluation, second: Evalu
     """
 
     def corrected(x: float, x0: float, x0_there: float) -> float:
-        def denoiser(_: Tensor, __: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
+        def denoiser(x_t: Tensor, t: Tensor, labels: Tensor | None = None, *t_end: Tensor) -> Tensor:
             return _value(x0_there)
 
         return float(heun_step(denoiser, process, _value(x), _time(t), _time(s), None, _value(x0)))
