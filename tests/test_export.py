@@ -175,6 +175,8 @@ def test_a_card_says_how_the_run_was_made(folders, store):
     record = json.loads((store("cd") / "record.json").read_text(encoding="utf-8"))
     for words in (f"```sh\n{record['command']}\n```", "320 images", "whose licence is Apache-2.0", record["identity"]):
         assert words in text
+    assert "(samples.png)" in text
+    assert (folders["cd"] / "samples.png").is_file()
     assert "The teacher is a closed form" in (folders["classes"] / "README.md").read_text(encoding="utf-8")
 
 
@@ -282,7 +284,7 @@ def test_nothing_is_written_unless_the_images_are_the_runs(store, tmp_path, monk
         return run_sampler(network, evaluations, x, labels, fresh) + 2e-4
 
     monkeypatch.setattr("tractbench.export.exported.run_sampler", other)
-    with pytest.raises(RunFailedError, match="differ from the run's by 0.0002"):
+    with pytest.raises(RunFailedError, match=r"differ from the run's by 0\.0002"):
         export_run(store("vp"), "safetensors", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -292,7 +294,7 @@ def test_a_plugins_network_is_refused_where_its_code_would_be_copied(store, tmp_
         pass
 
     found = replace(exported(store("vp")), network=Theirs(), network_name="theirs")
-    with pytest.raises(ConfigError, match="network 'theirs' is a plugin's.*--format onnx"):
+    with pytest.raises(ConfigError, match=r"network 'theirs' is a plugin's.*--format onnx"):
         write_diffusers(found, tmp_path)
 
 

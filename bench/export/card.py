@@ -13,6 +13,7 @@ from tractbench.reports.safe_text import markdown_paragraph, markdown_text
 from tractbench.reports.sheet import METRIC_TITLES
 from tractbench.results.record import Metric
 from tractbench.results.statistics import difference
+from tractbench.results.store import PICTURE
 
 LICENCES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0", "cc-by-4.0": "CC BY 4.0"}
 """The Hub's identifiers of licences, and how cards of teachers begin that have them."""
@@ -82,6 +83,8 @@ def _sections(found: Exported, form: str) -> Iterator[str]:
         f"{made}: {steps}, {found.recipe.shape[0]} x {found.recipe.shape[1]} x {found.recipe.shape[2]} values. "
         "Trained, sampled and scored by tractbench; what follows is from the run's record (`run.json`)."
     )
+    if (found.folder / PICTURE).is_file():
+        yield f"![Samples from the same noise: the teacher in all its steps, in the run's, and the student.]({PICTURE})"
     yield f"## How to sample\n\n{usage(found, form)}"
     yield f"## Scores\n\n{_scores(found)}"
     if record.deviations:
