@@ -25,6 +25,7 @@ LAYERS = [
     {"claims"},
     {"pipeline"},
     {"checks", "regress", "reports"},
+    {"export"},
     {"hub"},
     {"cli"},
     {"__main__"},

@@ -13,6 +13,7 @@ from tractbench.cli.doctor import doctor
 from tractbench.cli.ending import tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
+from tractbench.cli.export import export
 from tractbench.cli.features import features_app
 from tractbench.cli.interrupts import termination
 from tractbench.cli.list import list_
@@ -49,6 +50,7 @@ app.command()(demo)
 app.command()(report)
 app.command()(verify)
 app.command()(explain)
+app.command()(export)
 app.command()(regress)
 app.command(name="list")(list_)
 app.command()(doctor)

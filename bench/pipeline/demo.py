@@ -18,7 +18,7 @@ from tractbench.diffusion.solvers import sample_ode
 from tractbench.errors import TractbenchError
 from tractbench.evaluation.sampling import fresh_noise, prior_noise
 from tractbench.pipeline.cell import Cell, identify
-from tractbench.pipeline.rescore import load_run
+from tractbench.pipeline.rescore import load_finished
 from tractbench.pipeline.runtime import Runtime
 from tractbench.pipeline.samples import draw_samples
 from tractbench.progress import Progress
@@ -132,8 +132,8 @@ def compute(records: Sequence[Record], root: Path, progress: Progress, device: s
                 task.advance(1, f"{steps} steps")
 
         def images(record: Record) -> Made:
-            _, cell, student, own = load_run(root / record.folder, device)
-            return _made(cell, student, ends.of(cell, own), runtime, record)
+            run = load_finished(root / record.folder, device)
+            return _made(run.cell, run.denoiser, ends.of(run.cell, run.teacher), runtime, record)
 
         made += _each(_students(records, IMAGES, left_out), images, "sampling students of digits", progress, left_out)
         ode, walks = _walks(records, root, runtime, progress, left_out)
@@ -221,8 +221,8 @@ def _walks(
             task.advance(1)
 
     def walk(record: Record) -> Walk:
-        _, cell, student, _ = load_run(root / record.folder, runtime.device)
-        return _walk(cell, student, cell.sampler, runtime, record)
+        run = load_finished(root / record.folder, runtime.device)
+        return _walk(run.cell, run.denoiser, run.cell.sampler, runtime, record)
 
     students = _students(records, POINTS, left_out)
     return ode, walks + _each(students, walk, "following students of mixture2d", progress, left_out)
