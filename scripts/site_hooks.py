@@ -39,7 +39,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     layout = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-dir"]
     for package, source in layout.items():
         target = Path(folder.name, *package.split("."))
-        shutil.copytree(ROOT / source, target, ignore=lambda _, names: [n for n in names if n.endswith((".pyc", ".jsonl"))])
+        shutil.copytree(
+            ROOT / source, target, ignore=lambda _, names: [n for n in names if n.endswith((".pyc", ".jsonl"))]
+        )
     config.plugins["mkdocstrings"].config["handlers"]["python"]["paths"] = [folder.name]  # type: ignore[index]
     return config
 
@@ -92,17 +94,19 @@ def command_line() -> str:
     from tractbench.cli import app
 
     command = typer.main.get_command(app)
-    return "\n\n".join(["# Command line", "What `--help` says of every verb.", *_verbs(command, ("tractbench",))]) + "\n"
+    return (
+        "\n\n".join(["# Command line", "What `--help` says of every verb.", *_verbs(command, ("tractbench",))]) + "\n"
+    )
 
 
-def _verbs(command: Any, words: tuple[str, ...]) -> Iterator[str]:  # noqa: ANN401 - typer's own or click's command
+def _verbs(command: Any, words: tuple[str, ...]) -> Iterator[str]:
     for name, verb in sorted(command.commands.items()):
         yield from _verb(verb, (*words, name))
         if hasattr(verb, "commands"):
             yield from _verbs(verb, (*words, name))
 
 
-def _verb(verb: Any, words: tuple[str, ...]) -> Iterator[str]:  # noqa: ANN401
+def _verb(verb: Any, words: tuple[str, ...]) -> Iterator[str]:
     yield f"{'#' * len(words)} `{' '.join(words)}`"
     for paragraph in (verb.help or "").split("\n\n"):
         title, *lines = paragraph.splitlines()

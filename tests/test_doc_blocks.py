@@ -114,4 +114,4 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, tractbench, tmp_path
             type_in(tractbench, block)
         elif block.language == "python":
             with contextlib.redirect_stdout(None):
-                exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})  # noqa: S102
+                exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
