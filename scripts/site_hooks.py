@@ -33,7 +33,7 @@ _packages: list[tempfile.TemporaryDirectory[str]] = []
 
 @event_priority(100)  # before mkdocstrings reads them
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lay the package out where mkdocstrings finds it: the checkout's folders under the names that they are imported by."""
+    """Lay the package out for mkdocstrings: the checkout's folders under the names that they are imported by."""
     folder = tempfile.TemporaryDirectory(prefix="tractbench-site-")
     _packages.append(folder)
     layout = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-dir"]

@@ -53,6 +53,8 @@ def test_every_command_line_is_one_that_exists(page):
         try:
             parse(given)
         except Exception as error:
+            if type(error).__name__ == "MissingParameter":  # a verb may be spoken of without all that it needs
+                continue
             pytest.fail(f"{page.name}: `tractbench {shlex.join(given)}`: {error}")
     for block in blocks(page):
         for given in in_shell(block.text) if block.language == "sh" else ():
@@ -96,7 +98,7 @@ def type_in(tractbench, block):
         assert done.code == 0, f"{block}: tractbench {shlex.join(given)}: exit status {done.code}\n{done.err}"
 
 
-RUNNABLE = [page for page in PAGES if any(one.language in {"sh", "python", "toml"} and one.mark != "not run" for one in blocks(page))]  # fmt: skip
+RUNNABLE = [page for page in PAGES if any(one.language and one.mark != "not run" for one in blocks(page))]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=[str(page.relative_to(ROOT)) for page in RUNNABLE])
