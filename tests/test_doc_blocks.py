@@ -42,8 +42,10 @@ def values(verb, params):
 
 
 def is_elsewhere(given):
-    """Whether a command names a component that is not installed here: one of a file, of the examples, of the reader's."""
-    return "--plugin" in given or any(word.replace("-", "_") in {"my_method", "iris", "spectrum", "meanflow"} for word in given)
+    """Whether a command names a component that is not installed: a file's, the examples' or the reader's own."""
+    return "--plugin" in given or any(
+        word.replace("-", "_") in {"my_method", "iris", "spectrum", "meanflow"} for word in given
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
