@@ -18,8 +18,10 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"))
     if path.name != "CHANGELOG.md"
 )
-TINY = ("--tier", "smoke", "--set", "grid_steps=16", "--set", "chunk=50", "--samples", "50", "--quiet")
-"""What is added to a run: a teacher of 16 steps, a few images."""
+TINY = ("--tier", "smoke", "--set", "chunk=50", "--samples", "50", "--quiet")
+"""What is added to a run: the smallest tier and a few images."""
+TINY_VP = ("--set", "grid_steps=16")
+"""What is added for a VP teacher, which has 1,024 steps else."""
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"<!-- (not run|tiny|file)(?:: ([^\n]+?))? -->\s*\Z")

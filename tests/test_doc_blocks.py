@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 from command_lines import arguments, in_prose, in_shell, parse, settings, simple_commands
-from doc_blocks import LANGUAGES, PAGES, READERS, ROOT, TINY, blocks, prose
+from doc_blocks import LANGUAGES, PAGES, READERS, ROOT, TINY, TINY_VP, blocks, prose
 
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 RUN = ("run", "plan", "profile")
@@ -86,6 +86,16 @@ def shipped(measured, monkeypatch):
     monkeypatch.setattr("tractbench.results.measured.MEASURED", files("tractbench.tables.measured"))
 
 
+@pytest.fixture
+def _no_plugins_after():
+    """A page's --plugin is not the next test's."""
+    yield
+    from tractbench import plugins
+
+    plugins.use_files(())
+    plugins.forget()
+
+
 def type_in(tractbench, block):
     """Type a block of the shell's: commands of tractbench alone, one after the other."""
     for words in simple_commands(block.text):
@@ -94,7 +104,7 @@ def type_in(tractbench, block):
         given = arguments(words)
         assert given is not None, f"{block}: only tractbench can be run here, not {words[0]!r}; say why it is not run"
         if block.mark == "tiny" and given[0] == "run":
-            given = [*given, *TINY]
+            given = [*given, *TINY, *(() if "ve" in given else TINY_VP)]
         done = tractbench(*given)
         assert done.code == 0, f"{block}: tractbench {shlex.join(given)}: exit status {done.code}\n{done.err}"
 
@@ -103,6 +113,7 @@ RUNNABLE = [page for page in PAGES if any(one.language and one.mark != "not run"
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=[str(page.relative_to(ROOT)) for page in RUNNABLE])
+@pytest.mark.usefixtures("_no_plugins_after")
 def test_the_blocks_of_a_page_run_one_after_the_other(page, tractbench, tmp_path, one_thread, shipped):
     for block in blocks(page):
         if block.mark == "file":
