@@ -29,7 +29,7 @@ def test_the_version(tractbench):
     ("typed", "expected"),
     [
         ("tractbench run --method tr", ["tract", "tract_edm"]),
-        ("tractbench plan --dataset CIF", ["cifar10"]),
+        ("tractbench plan --dataset cif", ["cifar10"]),
         ("tractbench report --table imagenet64", ["imagenet64", "imagenet64-field"]),
         ("tractbench list da", ["datasets"]),
         ("tractbench ope", ["open"]),

@@ -11,10 +11,10 @@ Completion = Callable[[str], list[str]]
 
 
 def completing(known: Callable[[], Iterable[str]]) -> Completion:
-    """Return what completes the beginning of a name, in any case, to those that are known when it is asked."""
+    """Return what completes the beginning of a name to those that are known when it is asked."""
 
     def complete(incomplete: str) -> list[str]:
-        return [name for name in known() if name.lower().startswith(incomplete.lower())]
+        return [name for name in known() if name.startswith(incomplete)]
 
     return complete
 
