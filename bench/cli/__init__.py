@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -18,6 +20,7 @@ from tractbench.cli.features import features_app
 from tractbench.cli.interrupts import termination
 from tractbench.cli.list import list_
 from tractbench.cli.new import new
+from tractbench.cli.open import open_
 from tractbench.cli.output import OutputError, prepare_streams
 from tractbench.cli.plan import plan
 from tractbench.cli.profile import profile
@@ -37,10 +40,26 @@ app = typer.Typer(
     help="Reproducibility benchmark for few-step diffusion distillation.\n\n"
     "Try: tractbench run --method tract --dataset digits --nfe 1, then: tractbench report --format html",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tractbench {version('tractbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version_: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(run)
 app.command()(suite)
 app.command()(plan)
@@ -48,6 +67,7 @@ app.command()(profile)
 app.command()(evaluate)
 app.command()(demo)
 app.command()(report)
+app.command(name="open")(open_)
 app.command()(verify)
 app.command()(explain)
 app.command()(export)

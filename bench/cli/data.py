@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.options import Json, Quiet, progress, with_plugins
 from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, DamagedFileError, choose
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Data sets whose images you bring: convert once, check, look.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Data set, such as cifar10 or imagenet64:npz.")]
+Name = Annotated[
+    str, typer.Argument(help="Data set, such as cifar10 or imagenet64:npz.", autocompletion=completion.dataset)
+]
 
 
 def _file_dataset(name: str) -> FileDataset:

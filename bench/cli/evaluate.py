@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.options import Device, Features, Json, Neighbours, Quiet, chosen_device, progress, with_plugins
 from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, RunFailedError, StoreError, choose
@@ -31,17 +32,21 @@ def evaluate(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set that the samples imitate; the self-check takes digits without it.")
+        str | None,
+        typer.Option(
+            help="Data set that the samples imitate; the self-check takes digits without it.",
+            autocompletion=completion.dataset,
+        ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="tract, edm, adm, clean, raw, or all. [default: the data set's]")
+        str | None, typer.Option(help="tract, edm, adm, clean, raw, or all.", show_default="the data set's")
     ] = None,
     features: Features = None,
     neighbours: Neighbours = False,
     samples: Annotated[
-        int | None, typer.Option(min=2, help="Images in one set. [default: the protocol's number]")
+        int | None, typer.Option(min=2, help="Images in one set.", show_default="the protocol's number")
     ] = None,
-    metrics: Annotated[str | None, typer.Option(help="Only these metrics: fid,kid. [default: all]")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Only these metrics: fid,kid.", show_default="all")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Inception weights instead of the published ones: no score is a FID then.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.options import Json, Runs, warn_damaged, with_any_plugins
 from tractbench.cli.output import to_json
 from tractbench.errors import choose
@@ -20,7 +21,13 @@ LISTINGS = (*KINDS, "runs")
 
 @with_any_plugins
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets, extractors, networks, processes, workloads or runs.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="methods, datasets, extractors, networks, processes, workloads or runs.",
+            autocompletion=completion.completing(lambda: LISTINGS),
+        ),
+    ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Methods: every option with its default.")] = False,
     runs: Runs = Path("runs"),
     as_json: Json = False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.config.flags import FLAGS, parse_settings
 from tractbench.errors import ConfigError, choose
 from tractbench.io.cache import in_home
@@ -71,7 +72,8 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
         verb(settings | parse_settings(pairs or []), **values)
 
     kinds: dict[str, Any] = {
-        name: Annotated[flag.kind | None, typer.Option(help=flag.help)] for name, flag in FLAGS.items()
+        name: Annotated[flag.kind | None, typer.Option(help=flag.help, autocompletion=completion.FLAGS.get(name))]
+        for name, flag in FLAGS.items()
     }
     kinds |= {"setting": Setting, "config": ConfigFile}
     signature = inspect.signature(verb, eval_str=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.options import Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins, working
 from tractbench.cli.output import print_utf8
 from tractbench.errors import ConfigError, choose
@@ -20,18 +21,27 @@ DEFAULT_PATHS = {"html": Path("report.html"), "latex": Path("report-latex")}
 
 @with_plugins
 def report(
-    output: Annotated[str, typer.Option("--format", help="html, latex, markdown or csv.")] = "html",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--format", help="html, latex, markdown or csv.", autocompletion=completion.completing(lambda: FORMATS)
+        ),
+    ] = "html",
     table: Annotated[
-        str | None, typer.Option(help="Only this table of the paper, run or not: cifar10, imagenet64, digits, ...")
+        str | None,
+        typer.Option(
+            help="Only this table of the paper, run or not: cifar10, imagenet64, digits, ...",
+            autocompletion=completion.table,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All tables of the paper, run or not.")] = False,
     tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this data set.", autocompletion=completion.dataset)] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write, '-' for standard output; for latex a folder, or a .tex file for the tables alone. "
-            "[default: report.html, report-latex/, else standard output]",
+            help="File to write, '-' for standard output; for latex a folder, or a .tex file for the tables alone.",
+            show_default="report.html, report-latex/, else standard output",
         ),
     ] = None,
     tables: Tables = None,

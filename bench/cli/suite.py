@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.interrupts import interrupts
 from tractbench.cli.looks import make_until_decided, next_choice
 from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, parse_duration, with_plugins
@@ -35,7 +36,10 @@ SLURM_JOBS = 16
 @with_plugins
 def suite(
     table: Annotated[
-        list[str] | None, typer.Option(help="Table: digits, cifar10, ...; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Table: digits, cifar10, ...; repeatable.", show_default=False, autocompletion=completion.table
+        ),
     ] = None,
     tables: Tables = None,
     only: Annotated[
@@ -58,7 +62,7 @@ def suite(
     looks: Annotated[str | None, typer.Option(help="With --register: numbers of seeds at which you will look.")] = None,
     pack: Annotated[str | None, typer.Option(help="How long a job begins further runs: 2m; 30m on Slurm.")] = None,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h.")] = "10m",
-    slurm: Annotated[Path | None, typer.Option(help="TOML file with a [slurm] table.", show_default=False)] = None,
+    slurm: Annotated[Path | None, typer.Option(help="TOML file with a table 'slurm'.", show_default=False)] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
     account: Annotated[str | None, typer.Option(help="Slurm account.")] = None,
     time: Annotated[str | None, typer.Option(help="Longest time of a Slurm job: 4h.")] = None,

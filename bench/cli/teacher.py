@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.options import Json, Quiet, chosen_device, progress, with_plugins
 from tractbench.cli.output import to_json
 from tractbench.cli.teacher_score import teacher_score
@@ -94,12 +95,15 @@ def teacher_import(
     ],
     card: Annotated[str | None, typer.Option(help="Published teacher that the file is, see 'teacher list'.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the imported teacher. [default: the card's or the file's]")
+        str | None, typer.Option(help="Name of the imported teacher.", show_default="the card's or the file's")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set it was trained on, without --card.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set it was trained on, without --card.", autocompletion=completion.dataset)
+    ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, without --card.")] = "unknown",
     key: Annotated[
-        str | None, typer.Option(help="Which of several weights in the file. [default: their average, if one is there]")
+        str | None,
+        typer.Option(help="Which of several weights in the file.", show_default="their average, if one is there"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +191,7 @@ def teacher_download(
 @teacher_app.command("verify")
 @with_plugins
 def teacher_verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Teachers. [default: all on this machine]")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Teachers.", show_default="all on this machine")] = None,
     as_json: Json = False,
 ) -> None:
     """Read weights again, compare their hashes with the cards, and try every teacher once."""
@@ -213,11 +217,13 @@ def teacher_verify(
 @teacher_app.command("train")
 @with_plugins
 def teacher_train(
-    dataset: Annotated[str, typer.Option(help="Data set to train on.")],
+    dataset: Annotated[str, typer.Option(help="Data set to train on.", autocompletion=completion.dataset)],
     process: Annotated[str | None, typer.Option(help="Diffusion process.", show_default="the data set's first")] = None,
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder for the weights and their card. [default: teachers, or the cache for --tier smoke]"),
+        typer.Option(
+            help="Folder for the weights and their card.", show_default="teachers, or the cache for --tier smoke"
+        ),
     ] = None,
     tier: Annotated[
         str, typer.Option(help="full, or smoke: a few steps of a tiny network, for 'run --tier smoke' to find.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tractbench.cli import completion
 from tractbench.cli.options import Json, Measured, Runs, Tables, store_or_note, warn_damaged, with_plugins
 from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, nearest_name
@@ -25,7 +26,10 @@ UNDECIDED = 3
 
 @with_plugins
 def verify(
-    table: Annotated[str | None, typer.Option(help="Only this table: digits, cifar10, imagenet64, ...")] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="Only this table: digits, cifar10, imagenet64, ...", autocompletion=completion.table),
+    ] = None,
     tier: Annotated[str | None, typer.Option(help="Only this evidence tier: small, paper.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with status 3 if anything is not run or not decided.")
