@@ -139,7 +139,7 @@ def test_runs_that_never_ended_damaged_records_and_two_scores_of_one_run_are_ref
     runs, other = store("runs", {"ddim/1": [[16.2]]}), store("other", {})
     other.write(runs.records()[0].model_copy(update=OTHER_SCORES))
     assert [line.partition(": ")[2] for line in gather_shipment([runs, other]).refused] == [
-        "another of these results folders has the same run with other scores"
+        "the same run is there with other scores, in another folder or in the file"
     ]
     runs.log(runs.root / "cells" / "begun", "started")
     assert gather_shipment([runs]).refused == (f"{runs.root / 'cells/begun'}: it never ended",)
@@ -153,6 +153,13 @@ def test_shipping_says_what_it_wrote_and_names_what_it_cannot_write(tractbench):
     done = tractbench("store", "ship", "runs", "--into", "tables/measured/digits.jsonl")
     assert (done.code, done.out) == (0, "tables/measured/digits.jsonl: 13 runs\n")
     assert len(Path("tables/measured/digits.jsonl").read_text().splitlines()) == 13
+    whole = Path("tables/measured/digits.jsonl").read_bytes()
+    for number, one in enumerate(Store(Path("runs")).records()):
+        Store(Path(f"part-{number % 2}"), create=True).write(one)
+    for part in ("part-1", "part-0", "part-0"):
+        assert tractbench("store", "ship", part, "--into", "parts.jsonl", "--add").code == 0
+    assert Path("parts.jsonl").read_bytes() == whole
+    assert tractbench("store", "ship", "part-0", "--into", "parts.jsonl").out == "parts.jsonl: 7 runs\n"
     wrong = tractbench("store", "ship", "runs", "--into", "digits.json")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
     assert "digits.json: measured results are read from *.jsonl" in wrong.err

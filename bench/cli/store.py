@@ -65,6 +65,7 @@ def store_check(
 def store_ship(
     stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Results folders to take runs from.")],
     into: Annotated[Path, typer.Option("--into", help="File to write, such as tables/measured/digits.jsonl.")],
+    add: Annotated[bool, typer.Option("--add", help="Keep the runs that the file holds already.")] = False,
     quiet: Quiet = False,
 ) -> int:
     """Write the runs of results folders as a file of measured results, as they come with tractbench.
@@ -78,11 +79,13 @@ def store_ship(
     Examples:
       tractbench suite --table digits
       tractbench store ship runs --into tables/measured/digits.jsonl
+      tractbench store ship more-runs --into tables/measured/digits.jsonl --add
     """
+    from tractbench.results.measured import records_of
     from tractbench.results.ship import gather_shipment, write_shipment
     from tractbench.results.store import Store
 
-    shipment = gather_shipment([Store(store) for store in stores])
+    shipment = gather_shipment([Store(store) for store in stores], records_of(into) if add and into.exists() else ())
     for line in shipment.refused:
         print(f"tractbench: refused {line}", file=sys.stderr)
     if shipment.refused:

@@ -28,13 +28,24 @@ def shipped_records(folder: Path | None = None) -> list[Record]:
     with without_collection():
         for path in sorted((folder or MEASURED).glob("*.jsonl")):
             try:
-                lines = path.read_bytes().splitlines()
-                records += [parse_record(line, f"{path}:{at}") for at, line in enumerate(lines, 1) if line.strip()]
-            except OSError as error:
-                raise DamagedFileError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from error
+                records += records_of(path)
             except TractbenchError as error:
                 raise type(error)(f"{error}; {REMEDY}") from error
     return counting(sorted(records, key=lambda record: (record.created, record.identity)))
+
+
+def records_of(path: Path) -> list[Record]:
+    """Return the records of one such file.
+
+    Raises:
+        DamagedFileError: it cannot be read, or a line is no record or not as it was written.
+        NewerRecordError: a newer tractbench has written it.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+    return [parse_record(line, f"{path}:{at}") for at, line in enumerate(lines, 1) if line.strip()]
 
 
 REMEDY = "install tractbench again, or leave shipped results out with --no-measured"

@@ -36,15 +36,17 @@ class Shipment:
     refused: tuple[str, ...]
 
 
-def gather_shipment(stores: Sequence[Store]) -> Shipment:
+def gather_shipment(stores: Sequence[Store], held: Sequence[Record] = ()) -> Shipment:
     """Return the records of stores as they ship; a run that several stores have with the same scores counts once.
+
+    ``held`` are records that a file holds already, and keeps.
 
     Refused is what is no complete result of the current code: a run that failed or was interrupted or never ended, a
     damaged record, one of other versions of training or scoring, one that deviates from its protocol, scores that are
     not finite, one run with two scores, and one that names a place of a machine.
     """
-    found: dict[str, Record] = {}
-    refused: list[str] = []
+    found = {record.identity: record for record in held}
+    refused = [f"{record.folder}: {reason}" for record in held if (reason := _objection(record))]
     for store in stores:
         records = store.records()
         refused += store.damaged
@@ -62,7 +64,7 @@ def gather_shipment(stores: Sequence[Store]) -> Shipment:
                 continue
             before = found.setdefault(record.identity, shipped)
             if before.metrics != shipped.metrics:
-                refused.append(f"{where}: another of these results folders has the same run with other scores")
+                refused.append(f"{where}: the same run is there with other scores, in another folder or in the file")
     return Shipment(tuple(sorted(found.values(), key=_order)), tuple(refused))
 
 

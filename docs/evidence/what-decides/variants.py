@@ -63,6 +63,15 @@ VARIANTS = [
         },
     ),
 ]
+FOLLOW_UP = [  # chosen after the others had been seen: do the two changes that helped TRACT most add up?
+    ("tract-no-clip-uniform", "unclipped targets, uniform weight", {"clip_target": False, "loss_weight": "uniform"}),
+    (
+        "tract-no-clip-uniform-512k",
+        "unclipped targets, uniform weight, 512K",
+        {"clip_target": False, "loss_weight": "uniform", "budget": "512K"},
+    ),
+    ("btd-uniform-512k", "uniform weight, 512K", {"loss_weight": "uniform", "budget": "512K"}),
+]
 BUDGETS = ["64K", "512K", "1536K"]
 NETWORKS = ["mlp-third", "mlp-wide"]  # the phase 32,32 moves the sampler into them
 MIXTURES = ["2:2", "8:2", "200:2", "8:16", "8:64"]
@@ -87,6 +96,8 @@ def main() -> None:
             own = {"method": method} | settings | {"schedule": moved, "student": network}
             digits.append(_row(f"{method}-{network}", _label(method, network), own))
     _write("digits", "digits", "raw", "fd_pixel", "192K", digits)
+    later = [_row(name, _label(name, label), _base(name) | settings) for name, label, settings in FOLLOW_UP]
+    _write("digits-follow-up", "digits", "raw", "fd_pixel", "192K", later)
     for mixture in MIXTURES:
         rows = [_row(method, method.upper(), {"method": method}) for method in METHODS]
         _write("modes-" + mixture.replace(":", "-"), f"modes:{mixture}", "exact", "sliced_w2", "128K", rows)
