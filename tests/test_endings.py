@@ -107,13 +107,16 @@ def test_a_failure_never_replaces_a_result(tractbench, monkeypatch):
 def test_every_signal_saves_and_stops_with_a_code_of_its_own(tractbench, tmp_path, name):
     command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "4M", "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(Path("runs").glob("students/*/owner.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.3)
-    process.send_signal(getattr(signal, name))
-    _, error = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(Path("runs").glob("students/*/owner.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(getattr(signal, name))
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()  # of a test that failed; it would compute for hours
     assert process.returncode == EXIT_CODES[name], error
     record = the_record()
     assert record["status"] == "interrupted"

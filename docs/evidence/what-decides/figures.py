@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.special import stdtrit
-from variants import BUDGETS, METHODS, MIXTURES, NETWORKS, VARIANTS
+from variants import BUDGETS, FOLLOW_UP, METHODS, MIXTURES, NETWORKS, VARIANTS
 
 from tractbench.claims.loading import load_tables
 from tractbench.pipeline.suite_cells import Choice, wanted_cells
@@ -39,7 +39,16 @@ def read(runs: Path) -> pd.DataFrame:
             if wanted.id in records:
                 cell, _, seed = wanted.label.partition(" seed ")
                 score = records[wanted.id].metrics[table.metric].mean
-                rows.append((table.name, cell.split("/")[1], int(seed), table.metric, score, wanted.id))
+                rows.append(
+                    (
+                        table.name.removesuffix("-follow-up"),
+                        cell.split("/")[1],
+                        int(seed),
+                        table.metric,
+                        score,
+                        wanted.id,
+                    )
+                )
     return pd.DataFrame(rows, columns=["table", "row", "seed", "metric", "score", "identity"])
 
 
@@ -86,11 +95,14 @@ def budgets(axes: Axes, scores: Scores) -> None:
 
 def changes(axes: Axes, scores: Scores) -> None:
     """Draw what each change does to its method."""
-    shown = [(name, label) for name, label, _ in VARIANTS if name not in METHODS and scores.has("digits", name)]
+    short = [(name, label) for name, label, settings in FOLLOW_UP if "budget" not in settings]
+    every = [(name, label) for name, label, _ in VARIANTS] + short
+    shown = [(name, label) for name, label in every if name not in METHODS and scores.has("digits", name)]
     _dots(axes, [(f"{name.partition('-')[0].upper()}: {label}", name.partition("-")[0],
                   scores.ratio("digits", name, name.partition("-")[0])) for name, label in shown])  # fmt: skip
     axes.axvline(scores.ratio("digits", "btd", "tract")[0], color=COLOURS["btd"], linewidth=0.8, linestyle=":")
-    axes.set_xlabel("distance over that of the unchanged method (dotted: BTD over TRACT)")
+    axes.set_xticks([0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2])
+    axes.set_xlabel("distance over the method's own (dotted: BTD over TRACT)")
 
 
 def elsewhere(axes: Axes, scores: Scores) -> None:
@@ -106,7 +118,7 @@ def elsewhere(axes: Axes, scores: Scores) -> None:
             label = f"{modes} modes, {dimensions} dimensions"
             points.append((label, "tract", scores.ratio(table, "tract", "btd")))
     _dots(axes, points)
-    axes.set_xlabel("distance of TRACT over that of BTD; left of 1 the paper's order holds")
+    axes.set_xlabel("TRACT over BTD; left of 1 the paper's order holds")
 
 
 def _dots(axes: Axes, points: list[tuple[str, str, tuple[float, float, float]]]) -> None:
