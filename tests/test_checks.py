@@ -35,7 +35,8 @@ def failures(findings):
 def test_every_registered_component_passes(kind, name):
     findings = list(check(kind, name))
     assert failures(findings) == {}
-    assert any(one.status == "passed" for one in findings)
+    if [one.check for one in findings] != ["weights"]:  # which are fetched, and not here: nothing else can be tried
+        assert any(one.status == "passed" for one in findings)
 
 
 def test_all_kinds_are_registered_but_workloads_of_others():

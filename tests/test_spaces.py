@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from tractbench import plugins
 from tractbench.config.resolve import resolve
 from tractbench.datasets.base import Dataset
 from tractbench.datasets.workload import Workload
@@ -78,6 +79,9 @@ def _small_networks(monkeypatch, tmp_path):
     monkeypatch.setattr(inception_scorer, "Inception", Fake)
     monkeypatch.setattr(inception_scorer, "kernel_distance", partial(kernel_distance, subsets=2))
     monkeypatch.setattr("tractbench.evaluation.extractors.clip.CLIP", Rows)
+    plugins.forget()  # classes are remembered by name
+    yield
+    plugins.forget()
 
 
 def samples(count=1000, seed=1):

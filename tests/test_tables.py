@@ -145,21 +145,7 @@ def test_damage_names_file_and_key(tmp_path, change, reason):
 def test_the_documented_table_is_one(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
     example = re.search(r"```toml\n(.*?)```", page, re.S)[1]
-    others = """
-[[row]]
-id = "mu-s-0"
-label = "mu_S 0"
-ablation = true
-settings = { method = "tract", mu_s = 0.0 }
-cell = [{ nfe = 1 }]
-
-[[row]]
-id = "btd-96m"
-label = "BTD-96M"
-settings = { method = "btd" }
-cell = [{ nfe = 1 }]
-"""
-    (tmp_path / "mine.toml").write_text(example + others, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(example, encoding="utf-8")
     table = load_tables(tmp_path)["mine"]
     assert table.cells["tract-96m/1"].published.value == 5.02
     for kind in typing.get_args(Claim.model_fields["test"].annotation):

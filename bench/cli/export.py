@@ -20,7 +20,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="diffusers, safetensors or onnx.")] = "diffusers",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to make. [default: the run's name and the format, here]", show_default=False),
+        typer.Option(help="Folder to make.", show_default="the run's name and the format, here"),
     ] = None,
     tables: Tables = None,
     runs: Runs = Path("runs"),
