@@ -17,9 +17,7 @@ pull_app = typer.Typer(
 )
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
-Into = Annotated[
-    Path | None, typer.Option(help="Folder to write.", show_default="NAME of the repository")
-]
+Into = Annotated[Path | None, typer.Option(help="Folder to write.", show_default="NAME of the repository")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit instead of the newest.", show_default=False)]
 
 REFUSED = 1
