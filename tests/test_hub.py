@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from fake_hub import TOKEN, FakeHub
@@ -21,6 +22,7 @@ from tractbench.results.merge import merge
 from tractbench.results.migrate import parse_record
 from tractbench.results.provenance import environment
 from tractbench.results.record import Metric
+from tractbench.results.ship import stripped
 from tractbench.results.store import STUDENT, Store, record_text
 
 REPO = "someone/digits"
@@ -520,12 +522,17 @@ def test_a_student_that_names_this_machine_is_not_sent(tractbench, hub, exported
     assert "tractbench export" in one_line(tractbench("push", "student", exported, "someone/student", "--yes"))
 
 
-def test_the_record_of_a_student_is_sent_without_what_is_this_machines_own(tractbench, hub, exported, tmp_path):
-    one = record("a", environment=environment("cpu"), command=f"tractbench run --method tract --runs {tmp_path}/runs")
-    (exported / "record.json").write_text(record_text(one))
-    assert tractbench("push", "student", exported, "someone/student", "--yes", "-q").code == 0
-    sent = files(hub, "model", "someone/student")["record.json"]
-    assert parse_record(sent, "there") == public(one)
-    assert parse_record(sent, "there").command == "tractbench run --method tract"
-    (exported / "log.txt").write_text("started")
-    assert "'tractbench export'" in one_line(tractbench("push", "student", exported, "someone/student", "--yes"))
+def test_a_student_goes_from_a_run_to_the_hub_and_back_without_what_is_its_machines_own(tractbench, hub, smoke):
+    """The record says where the run was made; what is exported, and so what is sent, does not."""
+    run = Path(smoke["run_dir"])
+    assert tractbench("export", run, "--format", "safetensors", "--out", "out", "-q").code == 0
+    assert tractbench("push", "student", "out", "someone/student", "--yes", "-q").code == 0
+    sent = parse_record(files(hub, "model", "someone/student")["run.json"], "there")
+    own = parse_record((run / "record.json").read_bytes(), "here")
+    assert sent == stripped(own)
+    assert sent != own
+    assert tractbench("pull", "student", "someone/student", "-q").code == 0
+    for path in Path("out").iterdir():
+        assert (Path("student") / path.name).read_bytes() == path.read_bytes()
+    (Path("out") / "log.txt").write_text("started")
+    assert "'tractbench export'" in one_line(tractbench("push", "student", "out", "someone/student", "--yes"))

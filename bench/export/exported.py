@@ -20,6 +20,7 @@ from tractbench.pipeline.cell import Cell
 from tractbench.pipeline.rescore import Finished, load_finished
 from tractbench.plugins import distribution_hash
 from tractbench.results.record import Record
+from tractbench.results.ship import stripped
 from tractbench.teachers.card import TeacherCard, read_card
 from tractbench.teachers.load import EXACT
 from tractbench.training.numerics import precision
@@ -109,7 +110,7 @@ def exported(run: Path, device: str = "cpu") -> Exported:
                              clip=cell.config.clip_sample, two_times=cell.method.two_times)  # fmt: skip
         difference = _difference(finished, recipe, network, device)
     teacher = None if cell.config.teacher == EXACT else read_card(cell.config.teacher, TeacherCard)[0]
-    return Exported(record, cell, run, network.cpu(), name, arguments, recipe, teacher, difference)
+    return Exported(stripped(record), cell, run, network.cpu(), name, arguments, recipe, teacher, difference)
 
 
 def _architecture(finished: Finished) -> tuple[str, Mapping[str, Argument]]:

@@ -15,7 +15,7 @@ from tractbench.export.diffusers_folder import write_diffusers
 from tractbench.export.exported import Exported, exported
 from tractbench.export.onnx_graph import require_onnx, write_onnx
 from tractbench.export.weights import write_safetensors
-from tractbench.results.store import GRID, PICTURE, RECORD
+from tractbench.results.store import GRID, PICTURE, record_text
 
 FORMATS: Mapping[str, Callable[[Exported, Path], None]] = {
     "diffusers": write_diffusers,
@@ -27,7 +27,7 @@ FORMATS: Mapping[str, Callable[[Exported, Path], None]] = {
 README = "README.md"
 
 RUN = "run.json"
-"""The run's record: under its usual name the folder would be taken for a run's."""
+"""The run's record, without its machine's paths: under its usual name the folder would be taken for a run's."""
 
 
 def export_run(run: Path, form: str, folder: Path, device: str = "cpu") -> Path:
@@ -56,9 +56,10 @@ def export_run(run: Path, form: str, folder: Path, device: str = "cpu") -> Path:
         try:
             FORMATS[form](found, beside)
             (beside / README).write_text(model_card(found, form), encoding="utf-8")
-            for name in (RECORD, PICTURE, GRID):
+            (beside / RUN).write_text(record_text(found.record), encoding="utf-8")
+            for name in (PICTURE, GRID):
                 if (run / name).is_file():
-                    shutil.copyfile(run / name, beside / (RUN if name == RECORD else name))
+                    shutil.copyfile(run / name, beside / name)
             umask = os.umask(0)
             os.umask(umask)
             beside.chmod(0o777 & ~umask)

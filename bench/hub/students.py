@@ -12,13 +12,12 @@ from tractbench.errors import ConfigError, StoreError
 from tractbench.hub.card import CARD
 from tractbench.hub.client import Hub
 from tractbench.hub.failures import HubError
-from tractbench.hub.outgoing import SECRET, public
+from tractbench.hub.outgoing import SECRET
 from tractbench.hub.remote import Snapshot, repository
 from tractbench.hub.upload import Upload
 from tractbench.progress import Progress
 from tractbench.results.locks import LOCK, exclusive
-from tractbench.results.migrate import parse_record
-from tractbench.results.store import CELLS, LOG, RECORD, record_text
+from tractbench.results.store import CELLS, LOG
 
 TEXT = {".json", ".md", ".toml", ".txt", ".yaml", ".yml", ".csv", ".py"}
 """Endings of files that are read for what must not leave the machine."""
@@ -65,9 +64,6 @@ def plan_student(hub: Hub, name: str, folder: Path, *, private: bool) -> Student
     }
     if not files:
         raise ConfigError(f"{folder}: there is nothing in it; name a folder that 'tractbench export' wrote")
-    if RECORD in files:  # without paths and flags of the machine
-        record = parse_record((folder / RECORD).read_bytes(), folder / RECORD)
-        files[RECORD] = record_text(public(record)).encode()
     _require_public(files)
     snapshot = hub.find(name, "model")
     if snapshot is not None and private and not snapshot.private:
