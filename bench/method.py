@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +20,9 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tractbench.nets.distances import Distance, PublishedDistance
 
 Schedule = tuple[int, ...]
 
@@ -86,12 +89,14 @@ class Nets:
         frozen: the student as it is at this step. ``torch.func.jvp`` goes through it. It computes what the student
             does: no network here has dropout, so there are no masks to share.
         modules: the method's own modules by name, in training; they record gradients.
+        distances: the method's published distances by name.
     """
 
     teacher: Denoiser
     self_teacher: Denoiser
     frozen: Denoiser
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    distances: Mapping[str, Distance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,19 @@ class Method(BaseModel):
 
         Args:
             shape: (C, H, W).
+        """
+        return {}
+
+    def distances(self, shape: tuple[int, int, int]) -> Mapping[str, PublishedDistance]:
+        """Return distances of images whose networks are published and not trained, by name, such as LPIPS.
+
+        Which ones, and their weights, follow from the options: they are no further part of a student's identity.
+
+        Args:
+            shape: (C, H, W).
+
+        Raises:
+            ConfigError: they do not take images of that shape.
         """
         return {}
 

@@ -15,7 +15,10 @@ from tractbench.diffusion.preconditioning import SIGMA_DATA
 from tractbench.diffusion.processes import VE, Process, per_sample
 from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import ddim_step, heun_step
+from tractbench.errors import ConfigError
 from tractbench.method import Batch, Method, Nets, Phase, Schedule, Target, Times
+from tractbench.nets.distances import PublishedDistance
+from tractbench.nets.perceptual import PublishedLPIPS
 
 
 class CD(Method):
@@ -34,8 +37,10 @@ class CD(Method):
     }
     sampling_options: ClassVar[frozenset[str]] = frozenset({"levels"})
 
-    metric: Literal["l2", "pseudo_huber"] = Field(
-        "pseudo_huber", description="distance: squared L2, or sqrt(|d|^2 + c^2) - c with c = 0.00054 sqrt(pixels)"
+    metric: Literal["l2", "pseudo_huber", "lpips", "lpips_average"] = Field(
+        "pseudo_huber",
+        description="distance: squared L2; sqrt(|d|^2 + c^2) - c with c = 0.00054 sqrt(pixels); LPIPS of VGG-16 at "
+        "224 x 224; or that with average pooling, as the paper's release",
     )
     teacher_step: Literal["heun", "ddim"] = Field(
         "heun", description="the teacher's step: heun, two evaluations, or ddim, one"
@@ -60,6 +65,16 @@ class CD(Method):
         """Return the network with the boundary condition."""
         return BoundedDenoiser(network, process)
 
+    def distances(self, shape: tuple[int, int, int]) -> Mapping[str, PublishedDistance]:
+        """Return LPIPS where it is the distance."""
+        if not self.metric.startswith("lpips"):
+            return {}
+        if shape[0] != 3:
+            raise ConfigError(
+                f"metric={self.metric} takes RGB images, not {shape[0]} channels; use metric=pseudo_huber"
+            )
+        return {"lpips": PublishedLPIPS(average_pooling=self.metric == "lpips_average")}
+
     def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
         """Draw n uniformly from 1 to N - 1; t is that of sigma_(n+1) and t_next that of sigma_n (eq. 6)."""
         first = 0 if phase.group == 1 else 1  # where steps are repeated the teacher is learnt at sigma_1 too
@@ -82,6 +97,9 @@ class CD(Method):
         """Return the consistency loss ``[B]`` (eq. 7), or that of a phase which repeats its steps."""
         if phase.group == 1:
             return regression(batch, nets, student)
+        if self.metric.startswith("lpips"):
+            target = self.target(batch, phase, progress, nets)
+            return nets.distances["lpips"](student(batch.x_t, batch.times.t, batch.labels), target.x0)
         return super().objective(batch, phase, progress, nets, student)
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -232,8 +232,7 @@ def test_a_run_with_more_spaces_has_another_name_and_the_same_core():
 
 def test_weights_are_named_among_what_a_run_needs_and_its_costs():
     settings = {"method": "ddim", "dataset": "cifar10", "nfe": 1, "protocol": "tract+clip"}
-    config, _, dataset = resolve(settings)
-    needs = {need.name: need for need in files_needed(config, dataset)}
+    needs = {need.name: need for need in files_needed(*resolve(settings))}
     assert (needs["clip weights"].state, needs["clip weights"].detail) == ("fetched", "far away")
-    missing = {need.name: need for need in files_needed(resolve(settings | {"protocol": "tract+no"})[0], dataset)}
+    missing = {need.name: need for need in files_needed(*resolve(settings | {"protocol": "tract+no"}))}
     assert missing["no weights"].state == "MISSING"

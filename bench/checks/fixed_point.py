@@ -19,6 +19,7 @@ from tractbench.checks.finding import Wrong, inapplicable, require
 from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import ConfigError
 from tractbench.method import Method, Nets, Phase
+from tractbench.nets.distances import stand_ins
 from tractbench.training.modules import new_modules
 from tractbench.training.passes import no_self_teacher
 
@@ -71,6 +72,7 @@ def slopes(case: Case, method: Method, phase: Phase, progress: float) -> Slopes:
         exact if method.self_teacher else no_self_teacher,
         exact,
         dict(new_modules(method, SHAPE, 0).items()),
+        stand_ins(method.distances(SHAPE)),
     )
 
     def slope(at: float) -> Tensor:

@@ -14,6 +14,7 @@ from tractbench.checks.exact import uniforms
 from tractbench.checks.finding import inapplicable, require, untouched
 from tractbench.diffusion.processes import per_sample
 from tractbench.method import Batch, Method, Nets, Phase, Target, Times
+from tractbench.nets.distances import stand_ins
 from tractbench.seeds import generator
 from tractbench.training.modules import new_modules
 from tractbench.training.passes import no_self_teacher
@@ -98,7 +99,8 @@ def look(method: Method, batch: Batch, phase: Phase, progress: float) -> Seen:
     spies = {name: Spy(name, calls, shift) for name, shift in (("teacher", 0.0), ("self_teacher", 0.1))}
     student, frozen = Spy("student", calls, 0.2, recording=True), Spy("frozen", calls, 0.2)
     self_teacher = spies["self_teacher"] if method.self_teacher else no_self_teacher
-    nets = Nets(spies["teacher"], self_teacher, frozen, dict(new_modules(method, SHAPE, 0).items()))
+    modules, distances = dict(new_modules(method, SHAPE, 0).items()), stand_ins(method.distances(SHAPE))
+    nets = Nets(spies["teacher"], self_teacher, frozen, modules, distances)
     targets: list[Target] = []
 
     def target(*arguments: object) -> Target:

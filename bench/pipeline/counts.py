@@ -24,6 +24,7 @@ from tractbench.diffusion.processes import Process, per_sample
 from tractbench.errors import TractbenchError
 from tractbench.method import Batch, Method, Nets, Phase
 from tractbench.nets.build import Argument, meta_network
+from tractbench.nets.distances import stand_ins
 from tractbench.teachers.card import TeacherCard, read_card
 from tractbench.teachers.load import EXACT
 from tractbench.teachers.published import published_teachers
@@ -188,7 +189,8 @@ def count_passes(method: Method, process: Process, shape: tuple[int, int, int], 
     x_t = per_sample(process.sigma(times.t), x0) * torch.ones_like(x0)
     labels = torch.zeros(2, dtype=torch.int64)
     batch = Batch(x_t=x_t, times=times, labels=labels, x0=x0, noise=torch.ones_like(x0), process=process)
-    nets = Nets(teacher, self_teacher, derived, dict(new_modules(method, shape, 0).items()))
+    modules, distances = dict(new_modules(method, shape, 0).items()), stand_ins(method.distances(shape))
+    nets = Nets(teacher, self_teacher, derived, modules, distances)
     with torch.no_grad():
         if type(method).objective is Method.objective:  # its distance may be a network's, which is not asked here
             method.target(batch, phase, 0.0, nets)
@@ -228,6 +230,7 @@ def count_phases(
         asked = count_passes(method, process, dataset.shape, plan.phase)
         operations = asked.teacher * taught.forward + student.forward + student.backward
         operations += (asked.self_teacher + asked.frozen) * student.forward
+        operations += sum(distance.operations for distance in method.distances(dataset.shape).values())
         found.append(PhaseWork(plan.phase, plan.steps * config.batch, operations, student))
         taught = student
     return tuple(found)

@@ -93,6 +93,7 @@ class Subject:
             decode=self.dataset.decode,
             labels=labels,
             flips=self.dataset.flips,
+            distances={name: one.untrained() for name, one in self.method.distances(self.dataset.shape).items()},
             new_network=self._student,
             device=self.device,
         )

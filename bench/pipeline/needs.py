@@ -61,11 +61,12 @@ class Need:
         return self.state == "yes"
 
 
-def files_needed(config: RunConfig, dataset: Dataset, weights: Path | None = None) -> tuple[Need, ...]:
-    """Return data, teacher and Inception weights, here or not; nothing is loaded.
+def files_needed(config: RunConfig, method: Method, dataset: Dataset, weights: Path | None = None) -> tuple[Need, ...]:
+    """Return data, teacher and weights of published networks, here or not; nothing is loaded.
 
     Args:
         config: the run.
+        method: its method.
         dataset: its data set.
         weights: Inception weights instead of the published ones.
     """
@@ -80,6 +81,7 @@ def files_needed(config: RunConfig, dataset: Dataset, weights: Path | None = Non
             lambda: f"{dataset.training_images:,} training images, sha256 {dataset.fingerprint[:12]}",
         ),
         _found(f"teacher {config.teacher}", teacher),
+        *_distances(method, dataset),
         *_inception(config, weights),
         *_spaces(config),
     )
@@ -130,7 +132,7 @@ def check_needs(
         device: cpu or cuda.
         weights: Inception weights instead of the published ones.
     """
-    files = files_needed(config, dataset, weights)
+    files = files_needed(config, method, dataset, weights)
     if any(need.state == "MISSING" for need in files):
         try:
             room = room_needed(config, method, dataset, store, device)
@@ -182,6 +184,12 @@ def _inception(config: RunConfig, weights: Path | None) -> list[Need]:
     if path.exists():
         return [Need(INCEPTION, "yes", str(path))]
     return [Need(INCEPTION, "fetched", f"fetched at the first evaluation from {URL}; offline, put it at {path}")]
+
+
+def _distances(method: Method, dataset: Dataset) -> list[Need]:
+    """Return the networks that the method's loss goes through."""
+    missing = {name: distance.missing() for name, distance in method.distances(dataset.shape).items()}
+    return [Need(f"{name} weights", "fetched" if lack else "yes", lack or "") for name, lack in missing.items()]
 
 
 def _spaces(config: RunConfig) -> list[Need]:

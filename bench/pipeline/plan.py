@@ -113,7 +113,7 @@ def make_plan(
     networks = [count(preset), *(phase.student for phase in phases)]
     parameters = max(network.parameters for network in networks)
     needs = (
-        *files_needed(config, dataset),
+        *files_needed(config, method, dataset),
         memory_needed(parameters, method, int(machine.memory * 1e9)),
         disk_needed(parameters, config, store),
     )

@@ -79,7 +79,7 @@ class StepParts:
     @torch.no_grad()
     def _target(self) -> Tensor:
         """Form target and loss with networks that answer at once."""
-        nets = Nets(self._ready, self._ready, self._ready, dict(self.run.modules.items()))
+        nets = Nets(self._ready, self._ready, self._ready, dict(self.run.modules.items()), self.run.distances)
         return self.run.method.objective(self._batch, self.phase, 0.0, nets, self._ready).mean()
 
     def _optimise(self) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import io
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -179,6 +180,9 @@ def _trained(
     cell: Cell, teacher: Teacher, ends: TeacherEnds, folder: Path, name: str, progress: Progress, runtime: Runtime
 ) -> Student:
     config, dataset, method = cell.config, cell.dataset, cell.method
+    distances = method.distances(dataset.shape)
+    for distance in distances.values():
+        runtime.group.from_main(partial(distance.fetch, progress))
     run = Distillation(
         config,
         method,
@@ -188,6 +192,7 @@ def _trained(
         decode=dataset.decode,
         labels=dataset.train_labels,
         flips=dataset.flips,
+        distances={name: distance.load() for name, distance in distances.items()},
         new_network=lambda preset: new_network(config, dataset, teacher, preset),
         device=runtime.device,
         group=runtime.group,

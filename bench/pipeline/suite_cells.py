@@ -130,7 +130,7 @@ def wanted_cells(choice: Choice) -> tuple[list[Wanted], list[Unmet]]:
             try:
                 cell = identify(config.model_copy(update={"seed": seed}), method, dataset)
             except TractbenchError as error:
-                lacking = tuple(need for need in files_needed(config, dataset) if not need.present)
+                lacking = tuple(need for need in files_needed(config, method, dataset) if not need.present)
                 unmet.append(Unmet(one.id, len(seeds), str(error), lacking))
                 break
             before = found.get(cell.id, Wanted(cell, ()))
@@ -216,11 +216,11 @@ def look_up(store: Store, wanted: Wanted) -> tuple[Found, str]:
 def missing_needs(unmet: Sequence[Unmet], wanted: Sequence[Wanted]) -> list[Need]:
     """Return what is not on this machine of all that runs need, each once."""
     needs = [need for one in unmet for need in one.needs]
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, ...]] = set()
     for one in wanted:
         config = one.cell.config
-        key = (config.dataset, config.teacher, config.protocol)
+        key = (config.dataset, config.teacher, config.protocol, config.method, canonical(config.options))
         if key not in seen:
             seen.add(key)
-            needs += [need for need in files_needed(config, one.cell.dataset) if not need.present]
+            needs += [need for need in files_needed(config, one.cell.method, one.cell.dataset) if not need.present]
     return list({need.name: need for need in needs}.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.errors import RunFailedError
 from tractbench.method import Batch, Method, Nets, Phase
+from tractbench.nets.distances import Distance
 from tractbench.training.ahead import Ahead
 from tractbench.training.batches import Batches, Examples
 from tractbench.training.ema import BiasCorrectedEMA, LongEMA, load_parameters
@@ -41,6 +42,7 @@ class Distillation:
         decode: makes them float32 in [-1, 1]; only what a step draws is decoded.
         labels: their classes ``[N]``, for class-conditional networks.
         flips: mirror each drawn image with probability one half.
+        distances: the method's published distances, with their weights.
         new_network: makes a denoiser of the named network, for students that do not start from the teacher's weights.
         device: where the networks run; random numbers are always drawn on the CPU.
         group: the processes that share out each batch; every one of them keeps the same student.
@@ -64,6 +66,7 @@ class Distillation:
         decode: Callable[[Tensor], Tensor] = lambda images: images,
         labels: Tensor | None = None,
         flips: bool = False,
+        distances: Mapping[str, nn.Module] | None = None,
         new_network: Callable[[str], nn.Module] | None = None,
         device: str = "cpu",
         group: Group = ALONE,
@@ -77,6 +80,9 @@ class Distillation:
         # gradients summed over several passes are averaged after the last one: a replica counts on a single pass
         self._calls = Passes(config.precision, device, compiling, group if micro_batch is None else ALONE)
         self.batches = Batches(config.seed, config.batch, images, decode, labels, flips, device, method.draws)
+        self.distances: dict[str, Distance] = {
+            name: network.requires_grad_(False).eval().to(device) for name, network in (distances or {}).items()
+        }
         self._new_network = new_network
         self._original = teacher
         self.plans = plan_phases(config, method.phases(config.schedule))
@@ -189,7 +195,8 @@ class Distillation:
 
     def _backward(self, examples: Examples, phase: Phase, progress: float) -> Tensor:
         """Leave the gradient of the global batch's loss, and return this process's part of that loss."""
-        nets = Nets(self._teacher_pass, self._self_teacher_pass, self._passes.frozen, dict(self.modules.items()))
+        modules = dict(self.modules.items())
+        nets = Nets(self._teacher_pass, self._self_teacher_pass, self._passes.frozen, modules, self.distances)
         total = torch.zeros((), device=self.device)
         for piece in examples.split(self._micro_batch or len(examples.x0)):
             batch = self._noisy(piece, phase, progress)

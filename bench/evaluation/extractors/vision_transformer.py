@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from tractbench.datasets.base import Dataset
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.extractors.base import Extractor, extractor_class
-from tractbench.io.cache import cache_dir
-from tractbench.io.download import download
+from tractbench.io.published import PublishedFile
 from tractbench.plugins import names
 from tractbench.progress import Progress
 from tractbench.training.numerics import precision
@@ -67,22 +66,18 @@ class Published:
         return f"{HUB}/{self.repository}/resolve/{self.revision}/{self.file}"
 
     @property
+    def kept(self) -> PublishedFile:
+        """The file, with its place in the cache."""
+        return PublishedFile(self.url, self.sha256, self.size, f"features/{self.repository.replace('/', '--')}")
+
+    @property
     def path(self) -> Path:
         """Where it is kept."""
-        return cache_dir() / "features" / self.repository.replace("/", "--") / self.file
+        return self.kept.path
 
     def fetch(self, progress: Progress, source: Path | None = None) -> None:
-        """Fetch and check the file unless it is there.
-
-        Args:
-            progress: draws the bar.
-            source: a file on this machine instead of the one on the Hub.
-
-        Raises:
-            DownloadError: it cannot be fetched; the message says what to put where.
-            DamagedFileError: what came, or what is there, has another sha256.
-        """
-        download(source.absolute().as_uri() if source else self.url, self.path, self.sha256, progress)
+        """Fetch and check the file unless it is there: :meth:`~tractbench.io.published.PublishedFile.fetch`."""
+        self.kept.fetch(progress, source)
 
 
 class VisionTransformer(Extractor):
