@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1 with VGG-16: a distance of images in features, with gradients.
+"""LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1 with VGG-16: a distance of images by features.
 
-Features of five layers of an ImageNet classifier are scaled to length 1 at every pixel; squared differences are weighted
-by channel, averaged over pixels and summed over layers. Both files of weights are the authors' own, by their sha256.
+Features of five layers of an ImageNet classifier are scaled to length 1 at every pixel; squared differences are
+weighted by channel, averaged over pixels and summed over layers. Both files of weights are the authors' own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class LPIPS(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances ``[B]`` of images ``[B, 3, H, W]`` in [-1, 1], float32; gradients go to both."""
         layers = zip(self.weights, self._features(first), self._features(second), strict=True)
-        return sum((w * (a - b).square()).sum(1).mean((1, 2)) for w, a, b in layers)  # type: ignore[return-value]
+        return torch.stack([(w * (a - b).square()).sum(1).mean((1, 2)) for w, a, b in layers]).sum(0)
 
     def _features(self, images: Tensor) -> Iterator[Tensor]:
         """Yield features of length 1 at every pixel, of one layer after the other."""
