@@ -2,7 +2,7 @@
 
     python tests/benchmarks/suite_kills.py [--table digits] [--tier smoke] [--seeds 0] [--kills 10] [--jobs 2]
 
-By turns the suite alone, the suite with all its jobs, and one job get SIGKILL, and the suite Ctrl-C and SIGTERM, each at
+By turns the suite alone, the suite with all its jobs and one job get SIGKILL, and the suite Ctrl-C and SIGTERM, each at
 a random time after a run has begun; the same command then goes on. Every score of every run has to be the same to the
 bit.
 """
