@@ -142,24 +142,32 @@ def test_clearing_removes_damaged_files_and_nothing_else(tmp_path):
 # in training
 
 
-def test_checkpoints_are_made_by_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("every", "writing", "steps"),
+    [
+        (3.0, 100.0, [3, 6, 9]),  # as asked, however long writing takes: time is looked at after each step
+        (None, 0.02, [3, 6, 9]),  # 1% of the time is less than 3 seconds
+        (None, 0.045, [3, 8]),  # 4.5 seconds at least, after the first
+    ],
+)
+def test_checkpoints_are_made_by_time(tmp_path, monkeypatch, every, writing, steps):
     clock = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 3.0)
     saved = []
 
     class Watched(Checkpoints):
         def save(self, state):
             saved.append(state.numbers.step)
-            clock[0] += 100.0  # writing takes time too, which is nobody's loss
+            clock[0] += writing
             return super().save(state)
 
     def a_step_takes_a_second():
         clock[0] += 1.0
         return False
 
-    distill(distillation(), Watched(tmp_path, ID), Progress(), checkpoint_every=3.0, stop=a_step_takes_a_second)
-    # time is looked at after each step: at 3, then 3 more
-    assert saved == [3, 6, 9]
+    distill(distillation(), Watched(tmp_path, ID), Progress(), checkpoint_every=every, stop=a_step_takes_a_second)
+    assert saved == steps
 
 
 def test_a_short_run_makes_none(tmp_path):

@@ -202,6 +202,20 @@ def chosen_device(name: str) -> str:
     return "cuda" + colon + number if kind == "cuda" else chosen_device("auto") if kind == "auto" else kind
 
 
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        help="Time between checkpoints: 30s, 10m, 2h; the last two are kept.",
+        show_default="10m, or longer if one takes over 1% of it",
+    ),
+]
+
+
+def checkpoint_seconds(text: str | None) -> float | None:
+    """Return the seconds between checkpoints, None where nobody gives them."""
+    return None if text is None else parse_duration(text)
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds that ``30s``, ``10m``, ``2h`` or a plain number of seconds stand for."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text.lower())

@@ -9,13 +9,14 @@ import typer
 
 from tractbench.cli.interrupts import interrupts
 from tractbench.cli.options import (
+    CheckpointEvery,
     Device,
     Features,
     Json,
     Neighbours,
     Quiet,
     Runs,
-    parse_duration,
+    checkpoint_seconds,
     progress,
     with_plugins,
     with_settings,
@@ -43,9 +44,7 @@ def run(
     weights: Annotated[
         Path | None, typer.Option(help="Inception weights instead of the published ones; no score is a FID then.")
     ] = None,
-    checkpoint_every: Annotated[
-        str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h; the last two are kept.")
-    ] = "10m",
+    checkpoint_every: CheckpointEvery = None,
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Examples whose training passes run together, where memory is short.")
     ] = None,
@@ -87,7 +86,7 @@ def run(
             protocol = with_additions(resolved.protocol, features, neighbours)
             resolved, chosen_method, chosen_dataset = resolve(settings | {"protocol": protocol})
         tracker = make_tracker(track if group.is_main else None)
-        store, every = Store(runs, create=True), parse_duration(checkpoint_every)
+        store, every = Store(runs, create=True), checkpoint_seconds(checkpoint_every)
         group.barrier()  # until every process has seen the store as it was
         bar = progress(quiet or not group.is_main)
         bar.message(_announce(resolved))

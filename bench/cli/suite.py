@@ -18,7 +18,18 @@ import typer
 from tractbench.cli import completion
 from tractbench.cli.interrupts import interrupts
 from tractbench.cli.looks import make_until_decided, next_choice
-from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, parse_duration, with_plugins
+from tractbench.cli.options import (
+    CheckpointEvery,
+    Device,
+    Json,
+    Quiet,
+    Runs,
+    Tables,
+    checkpoint_seconds,
+    chosen_device,
+    parse_duration,
+    with_plugins,
+)
 from tractbench.cli.output import to_json
 from tractbench.errors import ConfigError, choose
 
@@ -61,7 +72,7 @@ def suite(
     register: Annotated[bool, typer.Option("--register", help="Write the plan down before it is run.")] = False,
     looks: Annotated[str | None, typer.Option(help="With --register: numbers of seeds at which you will look.")] = None,
     pack: Annotated[str | None, typer.Option(help="How long a job begins further runs: 2m; 30m on Slurm.")] = None,
-    checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints: 30s, 10m, 2h.")] = "10m",
+    checkpoint_every: CheckpointEvery = None,
     slurm: Annotated[Path | None, typer.Option(help="TOML file with a table 'slurm'.", show_default=False)] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
     account: Annotated[str | None, typer.Option(help="Slurm account.")] = None,
@@ -127,7 +138,7 @@ def suite(
 
     from tractbench.pipeline.suite import Options
 
-    every = parse_duration(checkpoint_every)
+    every = checkpoint_seconds(checkpoint_every)
     chosen = device if kind == "slurm" else chosen_device(device)
     options = Options(count, 0.0, retry_failed, max_failures, chosen, every)
     if until_decided:

@@ -14,7 +14,6 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.errors import InterruptedRunError
 from tractbench.progress import Progress, Task, Tracker
 from tractbench.results.provenance import environment
-from tractbench.training.loop import CHECKPOINT_EVERY
 from tractbench.training.parallel import ALONE, Group
 
 
@@ -27,7 +26,7 @@ class Runtime:
         sample_batch: images held together while sampling; None for one chunk.
         weights: Inception weights instead of the published ones; the scores are then not FIDs, and other cells.
         force: run again even if the store has the result.
-        checkpoint_every: seconds between two checkpoints.
+        checkpoint_every: seconds between two checkpoints; None as :func:`~tractbench.training.loop.distill` has it.
         stop: asked between steps; True ends the run early, keeping what is done.
         group: the processes that make the run together.
         micro_batch: examples whose training passes run together; None for all that a process has of a batch.
@@ -39,7 +38,7 @@ class Runtime:
     sample_batch: int | None = None
     weights: Path | None = None
     force: bool = False
-    checkpoint_every: float = CHECKPOINT_EVERY
+    checkpoint_every: float | None = None
     stop: Callable[[], bool] = lambda: False
     group: Group = ALONE
     micro_batch: int | None = None

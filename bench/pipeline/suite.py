@@ -58,7 +58,7 @@ class Options:
         retry_failed: make runs that failed before again.
         max_failures: failures in this suite after which nothing more is begun; None for any number.
         device: cpu, cuda or auto.
-        checkpoint_every: seconds between checkpoints.
+        checkpoint_every: seconds between checkpoints; None as a run has it.
     """
 
     jobs: int = 1
@@ -66,7 +66,7 @@ class Options:
     retry_failed: bool = False
     max_failures: int | None = None
     device: str = "auto"
-    checkpoint_every: float = 600.0
+    checkpoint_every: float | None = None
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Batch:
         report: the file of its report.
         seconds: how long it begins further runs.
         device: cpu, cuda or auto.
-        checkpoint_every: seconds between checkpoints.
+        checkpoint_every: seconds between checkpoints; None as a run has it.
         environment: variables to set before anything heavy is imported.
         suite: folder whose lock the suite holds; without the suite the job saves and stops. "": it goes on alone.
         plugins: files with components that are not installed.
@@ -69,7 +69,7 @@ class Batch:
     report: str
     seconds: float
     device: str = "auto"
-    checkpoint_every: float = 600.0
+    checkpoint_every: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
     suite: str = ""
     plugins: tuple[str, ...] = ()

@@ -16,7 +16,10 @@ from tractbench.training.distillation import Distillation
 from tractbench.training.state import LossPoint, State
 
 CHECKPOINT_EVERY = 600.0
-"""Seconds of training that a killed run may lose."""
+"""Seconds of training that a killed run may lose, unless one checkpoint takes more than 1% of them."""
+
+CHECKPOINT_SHARE = 0.01
+"""Of the time, what checkpoints may take where nobody says how often they are written."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def distill(
     checkpoints: Checkpoints,
     progress: Progress,
     *,
-    checkpoint_every: float = CHECKPOINT_EVERY,
+    checkpoint_every: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     error: Callable[[nn.Module, Phase], float] | None = None,
     tracker: Tracker | None = None,
@@ -58,7 +61,8 @@ def distill(
         run: a fresh distillation.
         checkpoints: the student's.
         progress: draws the bar.
-        checkpoint_every: seconds between checkpoints; one is also made when stopped.
+        checkpoint_every: seconds between checkpoints; None for CHECKPOINT_EVERY, or so seldom that they take
+            CHECKPOINT_SHARE of the time. One is also made when stopped.
         stop: asked after every step; True, on any process of a group, saves a checkpoint and stops all.
         error: measured on the inference average at the end of each phase, by the method's own solver.
         tracker: takes loss, learning rate, images/s and gradient norm whenever the loss is recorded, and the errors.
@@ -69,7 +73,7 @@ def distill(
         RunFailedError: the loss became infinite or NaN.
     """
     _restore(run, checkpoints, progress)
-    group, due = run.group, time.monotonic() + checkpoint_every
+    group, due = run.group, time.monotonic() + (checkpoint_every or CHECKPOINT_EVERY)
     curves = _Curves(run, tracker) if tracker is not None and tracker.active else None
     try:
         with progress.task("training", run.total, "step", run.step) as task:
@@ -87,8 +91,10 @@ def distill(
                     curves.update()
                 stopping, saving = group.agree(run.step < run.total and stop(), time.monotonic() >= due)
                 if stopping or saving:
+                    begun = time.monotonic()
                     _save(run, checkpoints)
-                    due = time.monotonic() + checkpoint_every
+                    now = time.monotonic()
+                    due = now + (checkpoint_every or max(CHECKPOINT_EVERY, (now - begun) / CHECKPOINT_SHARE))
                 if stopping:
                     raise InterruptedRunError(
                         f"stopped at training step {run.step} of {run.total}; kept: {checkpoints.path(run.step)}; "
