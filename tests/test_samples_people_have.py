@@ -240,6 +240,13 @@ def test_tars_and_webdataset_shards(tmp_path, name):
 # Shards
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WebP", "GIF", "BMP", "TIFF"])
+def test_a_picture_of_another_format_under_the_name_of_a_png_is_called_one(tmp_path, kind):
+    Image.fromarray(ROWS[0]).save(folder_of(tmp_path / "a") / "003.png", kind)
+    with pytest.raises(ConfigError, match=rf"003.png is a {kind} file that is called PNG; save every sample as PNG"):
+        read(tmp_path / "a")
+
+
 def test_shards_of_one_set(tmp_path):
     for index, part in enumerate((ROWS[:3], ROWS[3:])):
         np.savez(tmp_path / f"part-{index}.npz", part)

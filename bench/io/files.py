@@ -55,7 +55,7 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> N
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _target(path: Path) -> Path:
@@ -93,7 +93,8 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """Return the error of a place that cannot be written, which says whether room or a right is lacking."""
     remedy = "make room, or choose another disk" if error.errno in FULL else "choose a folder you can write to"
     return StoreError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 

@@ -195,7 +195,9 @@ def _architecture(recipe: dict[str, Any], parameterisation: str, path: Path) -> 
         raise DamagedFileError(f"{path} was made with impossible arguments ({error})") from error
     if parameterisation == "iddpm":
         if song:
-            raise DamagedFileError(f"{path} holds a SongUNet inside iDDPMPrecond, which is not known here")
+            raise DamagedFileError(
+                f"{path} holds a SongUNet inside iDDPMPrecond, which is not known here; give one with a DhariwalUNet"
+            )
         arguments["outputs"] = 2 * channels
     return ("song_unet" if song else "dhariwal_unet"), arguments
 
@@ -240,10 +242,14 @@ def fit(state: Mapping[str, Tensor], network: nn.Module, source: str) -> dict[st
     }
     found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in wrong.items() if names)
     if found:
-        raise DamagedFileError(f"{source} does not fit its network: {found}")
+        raise DamagedFileError(f"{source} does not fit its network: {found}; give the file of another network, or "
+                               "save all of it")  # fmt: skip
     infinite = [name for name in wanted if not bool(torch.isfinite(state[name]).all())]
     if infinite:
-        raise DamagedFileError(f"{source} has values that are not finite in {len(infinite)} tensors: {_some(infinite)}")
+        raise DamagedFileError(
+            f"{source} has values that are not finite in {len(infinite)} tensors: {_some(infinite)}; fetch it "
+            "again, or take a checkpoint from before the training diverged"
+        )
     return {name: state[name] for name in wanted}
 
 
