@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.sample_set import BATCH, CHANNELS, SampleSet, damaged, format_shape
-from tractbench.io.archives import UNREADABLE, plain_name, split_litter, zip_members
+from tractbench.io.archives import UNREADABLE, split_litter, tar_members, zip_members
 
 LOSSY = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 DISGUISED = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
@@ -87,8 +87,7 @@ def open_tar(path: Path) -> SampleSet:
     @contextmanager
     def files() -> Iterator[Files]:
         with tarfile.open(path) as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
-            yield {plain_name(member.name): partial(_extracted, archive, member) for member in members}
+            yield {name: partial(_extracted, archive, member) for name, member in tar_members(archive, path).items()}
 
     if path.suffix.lower() == ".tar" and _without_end(path):  # those that are packed have a sum of their own
         raise DamagedFileError(f"{path} ends before its end; make or fetch it again")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.io.archives import is_web_page
 from tractbench.io.files import write_atomic
 from tractbench.io.pickles import shown
 from tractbench.nets.build import Argument
@@ -91,9 +92,9 @@ def read_foreign(path: Path, key: str | None = None) -> Foreign:
         both = teacher.arguments["outputs"] != 0
         arguments: dict[str, Argument] = dict(teacher.arguments)
         return Foreign("flax", teacher.state, "google_unet", arguments, parameterisation="both" if both else "x0")
+    what = "a web page" if is_web_page(path) else "no checkpoint of a known format"
     raise DamagedFileError(
-        f"{path} is no checkpoint of a known format; give an EDM pickle, a flax checkpoint, a PyTorch state dict or "
-        "safetensors"
+        f"{path} is {what}; give an EDM pickle, a flax checkpoint, a PyTorch state dict or safetensors"
     )
 
 
