@@ -275,8 +275,8 @@ def test_samples_need_no_data_set_here_where_statistics_are_given(colours, tmp_p
     np.savez(tmp_path / "theirs.npz", mu=np.full(6, 0.5), sigma=np.eye(6) / 12)
     data = CIFAR10()
     with pytest.raises(ConfigError, match="no train images here"):
-        scored(drawn(100, 32)[0], data)
-    found = scored(drawn(100, 32)[0], data, metrics=None, statistics=tmp_path / "theirs.npz")
+        scored(drawn(200, 32)[0], data)
+    found = scored(drawn(200, 32)[0], data, small(samples=200), metrics=None, statistics=tmp_path / "theirs.npz")
     assert list(found.scores) == ["fid", "fid_infinity", "inception_score"]
     assert found.manifest.deviations == ()
 

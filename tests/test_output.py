@@ -148,6 +148,12 @@ def test_links_and_devices_are_written_through(tmp_path):
     write_atomic(tmp_path / "pipe", "through")
     reader.join(10)
     assert read == ["through"]
+    out, into = os.pipe()  # as a shell's >(...), a link to what has no name
+    check_writable(Path(f"/dev/fd/{into}"))
+    write_atomic(Path(f"/dev/fd/{into}"), "through")
+    assert os.read(out, 100) == b"through"
+    os.close(out)
+    os.close(into)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     write_atomic(Path(os.devnull), "x")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)

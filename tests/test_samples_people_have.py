@@ -252,7 +252,7 @@ def test_links_in_archives_are_read_or_refused(tmp_path):
     os.symlink("../b", tmp_path / "a" / "y")
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         archive.add(tmp_path / "a", "a")
-    with pytest.raises(ConfigError, match=r"a/y is a link to \.\./b, which is no file in it; pack with tar -h"):
+    with pytest.raises(ConfigError, match=r"a/y is a link to \.\./b, which is no file in it; use tar -h"):
         open_samples(tmp_path / "b.tar")
     with tarfile.open(tmp_path / "a.tar", "a") as archive:
         archive.add(folder / "002.png", "a/x/000.png")

@@ -118,8 +118,6 @@ def tar_members(archive: tarfile.TarFile, where: Path) -> dict[str, tarfile.TarI
         beside = posixpath.dirname(member.name) if member.issym() else ""
         target = member.name if member.isfile() else posixpath.join(beside, member.linkname)
         if put_on_purpose(name) and posixpath.normpath(target) not in files:
-            raise ConfigError(
-                f"{where}: {name} is a link to {member.linkname}, which is no file in it; pack with tar -h"
-            )
+            raise ConfigError(f"{where}: {name} is a link to {member.linkname}, which is no file in it; use tar -h")
         found[name] = member
     return found

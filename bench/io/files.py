@@ -85,8 +85,11 @@ def check_writable(path: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Return the file that a name stands for, behind links; a link that leads nowhere names the file to be made."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Return the file that a name stands for, behind links; a link that leads nowhere names the file to be made.
+
+    What leads to a pipe or a device, as ``/dev/stdout`` and a shell's ``>(...)`` do, has no other name than its own.
+    """
+    return Path(os.path.realpath(path)) if path.is_symlink() and not _is_device(path) else path
 
 
 def _is_device(path: Path) -> bool:
