@@ -26,16 +26,17 @@ def standard_normal(u: Tensor) -> Tensor:
     return quantiles
 
 
-def log_normal_levels(u: Tensor, mean: float, std: float, largest: float) -> Tensor:
-    """Return noise levels sigma ``[B]`` with ln sigma ~ N(mean, std^2), limited to the ``largest``.
+def log_normal_levels(u: Tensor, mean: float, std: float, largest: float, least: float = 0.0) -> Tensor:
+    """Return noise levels sigma ``[B]`` with ln sigma ~ N(mean, std^2), limited to ``least`` and ``largest``.
 
     Args:
         u: uniforms in [0, 1), ``[B]``, float64.
         mean: of ln sigma.
         std: of ln sigma.
         largest: the noise level that sampling starts from; no sampler asks for more.
+        least: the noise level below which the teacher cannot be asked.
     """
-    return torch.exp(mean + std * standard_normal(u)).clamp(max=largest)
+    return torch.exp(mean + std * standard_normal(u)).clamp(least, largest)
 
 
 def pseudo_huber(difference: Tensor, c: float) -> Tensor:

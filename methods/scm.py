@@ -81,8 +81,9 @@ class SCM(Method):
         return {"weighting": Weighting()} if self.weighting == "learnt" else {}
 
     def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
-        """Draw ln sigma ~ N(mean, std^2)."""
-        t = process.time(log_normal_levels(u[:, 0], self.noise_mean, self.noise_std, process.sigma_max))
+        """Draw ln sigma ~ N(mean, std^2), no lower than what the teacher's network knows."""
+        ends = process.sigma_max, process.least_known
+        t = process.time(log_normal_levels(u[:, 0], self.noise_mean, self.noise_std, *ends))
         return Times(t=t, t_next=t, t_end=torch.zeros_like(t))
 
     def objective(self, batch: Batch, phase: Phase, progress: float, nets: Nets, student: Denoiser) -> Tensor:

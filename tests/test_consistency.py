@@ -104,6 +104,7 @@ def test_log_normal_levels_have_the_quantiles_of_their_distribution():
     )
     assert 0 < float(sigma[0]) < 1e-4
     assert float(sigma[4]) == 80.0  # not the 533 of its quantile
+    torch.testing.assert_close(log_normal_levels(u, -1.0, 1.4, 80.0, 0.02), sigma.clamp(min=0.02), atol=0, rtol=0)
 
 
 def test_levels_of_several_evaluations_are_geometric_around_the_middle():

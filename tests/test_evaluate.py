@@ -9,6 +9,7 @@ from PIL import Image
 
 from tractbench.cli.evaluate import evaluate as verb
 from tractbench.datasets.base import Dataset
+from tractbench.datasets.cifar10 import CIFAR10
 from tractbench.datasets.workload import Workload
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation import inception_scorer, reference
@@ -268,6 +269,16 @@ def test_imported_statistics_leave_out_what_needs_features(colours, tmp_path):
     found = scored(drawn(200)[0], colours, small(samples=200), metrics=None, statistics=tmp_path / "theirs.npz")
     assert list(found.scores) == ["fid", "fid_infinity", "inception_score"]
     assert found.manifest.basis.statistics.startswith("imported from theirs.npz ")
+
+
+def test_samples_need_no_data_set_here_where_statistics_are_given(colours, tmp_path):
+    np.savez(tmp_path / "theirs.npz", mu=np.full(6, 0.5), sigma=np.eye(6) / 12)
+    data = CIFAR10()
+    with pytest.raises(ConfigError, match="no train images here"):
+        scored(drawn(200, 32)[0], data)
+    found = scored(drawn(200, 32)[0], data, small(samples=200), metrics=None, statistics=tmp_path / "theirs.npz")
+    assert list(found.scores) == ["fid", "fid_infinity", "inception_score"]
+    assert found.manifest.deviations == ()
 
 
 def test_a_set_that_ends_early_is_damaged(colours):

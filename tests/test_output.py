@@ -15,7 +15,7 @@ from report_data import fill
 
 from tractbench.claims.loading import load_tables
 from tractbench.cli import main
-from tractbench.cli.output import to_json
+from tractbench.cli.output import console, to_json
 from tractbench.errors import StoreError, one_line
 from tractbench.io.cache import cache_dir
 from tractbench.io.files import check_writable, write_atomic
@@ -70,6 +70,27 @@ def test_what_an_encoding_lacks_is_written_in_plain_letters(monkeypatch):
     with pytest.raises(SystemExit):
         main()
     assert out.buffer.getvalue() == b"1 +/- 2 -> e ?\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "colours"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "0"}, False), ({"FORCE_COLOR": ""}, False),
+     ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("stderr", [False, True])
+def test_escapes_off_a_terminal_are_colours_of_standard_output_that_are_asked_for(
+    monkeypatch, variables, colours, stderr
+):
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr" if stderr else "stdout", shown)
+    console(stderr).print("word", style="bold red")
+    with console(stderr=True).status("working"):
+        console(stderr=True).print("word")
+    assert ("\x1b[" in shown.getvalue()) == (colours and not stderr)
 
 
 def test_json_has_no_infinities():
@@ -127,6 +148,12 @@ def test_links_and_devices_are_written_through(tmp_path):
     write_atomic(tmp_path / "pipe", "through")
     reader.join(10)
     assert read == ["through"]
+    out, into = os.pipe()  # as a shell's >(...), a link to what has no name
+    check_writable(Path(f"/dev/fd/{into}"))
+    write_atomic(Path(f"/dev/fd/{into}"), "through")
+    assert os.read(out, 100) == b"through"
+    os.close(out)
+    os.close(into)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     write_atomic(Path(os.devnull), "x")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)

@@ -1,5 +1,6 @@
 """Samples in the shapes in which people have them: read right, asked about, or refused in one line."""
 
+import argparse
 import io
 import os
 import tarfile
@@ -240,6 +241,39 @@ def test_tars_and_webdataset_shards(tmp_path, name):
 # Shards
 
 
+def test_links_in_archives_are_read_or_refused(tmp_path):
+    folder = folder_of(tmp_path / "a" / "x", ROWS[:3])
+    os.link(folder / "000.png", folder / "003.png")
+    os.symlink("001.png", folder / "004.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a", "a")
+        assert sum(member.islnk() or member.issym() for member in archive.getmembers()) == 2
+    assert torch.equal(read(tmp_path / "a.tar"), IMAGES[[0, 1, 2, 0, 1]])
+    os.symlink("../b", tmp_path / "a" / "y")
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        archive.add(tmp_path / "a", "a")
+    with pytest.raises(ConfigError, match=r"a/y is a link to \.\./b, which is no file in it; use tar -h"):
+        open_samples(tmp_path / "b.tar")
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        archive.add(folder / "002.png", "a/x/000.png")
+    with pytest.raises(DamagedFileError, match="twice"):
+        open_samples(tmp_path / "a.tar")
+    link = zipfile.ZipInfo("y")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("000.png", png(ROWS[0]))
+        archive.writestr(link, "../b")
+    with pytest.raises(ConfigError, match="y is a link, and not what it leads to; zip without -y"):
+        open_samples(tmp_path / "c.zip")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WebP", "GIF", "BMP", "TIFF"])
+def test_a_picture_of_another_format_under_the_name_of_a_png_is_called_one(tmp_path, kind):
+    Image.fromarray(ROWS[0]).save(folder_of(tmp_path / "a") / "003.png", kind)
+    with pytest.raises(ConfigError, match=rf"003.png is a {kind} file that is called PNG; save every sample as PNG"):
+        read(tmp_path / "a")
+
+
 def test_shards_of_one_set(tmp_path):
     for index, part in enumerate((ROWS[:3], ROWS[3:])):
         np.savez(tmp_path / f"part-{index}.npz", part)
@@ -301,6 +335,12 @@ def test_a_file_cut_or_changed_in_its_header_is_no_traceback(tmp_path, index):
     path.write_bytes(content[: 600 if path.suffix == ".tar" else len(content) // 2])
     with pytest.raises(TractbenchError):
         read(path)
+
+
+def test_torchs_advice_to_trust_a_file_is_not_passed_on(tmp_path):
+    torch.save({"images": torch.from_numpy(ROWS), "arguments": argparse.Namespace(seed=1)}, tmp_path / "x.pt")
+    with pytest.raises(DamagedFileError, match="Unsupported global: GLOBAL argparse.Namespace[)]; make or fetch"):
+        read(tmp_path / "x.pt")
 
 
 def test_a_header_that_promises_more_than_there_is(tmp_path):

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from tractbench.cli.output import console
 from tractbench.progress import Progress, Task
 from tractbench.results.record import Metric, Record
 from tractbench.results.store import PICTURE, RECORD
@@ -51,7 +51,7 @@ class TerminalProgress(Progress):
     """Bars and messages on standard error, so that standard output can be piped."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console(stderr=True)
 
     @contextmanager
     def task(self, description: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
@@ -80,7 +80,7 @@ def format_metric(metric: Metric) -> str:
 def print_outcome(record: Record, reused: bool, root: Path) -> None:
     """Print a finished run's scores and where its files are."""
     config = record.config
-    console = Console(highlight=False)
+    terminal = console()
     steps = " → ".join(map(str, config.schedule)) if config.schedule else f"{config.nfe} steps, nothing trained"
     seeds = len(config.sampling_seeds)
     title = f"{config.method} on {config.dataset}, {record.nfe_spent} NFE ({config.tier}; {steps})"
@@ -91,15 +91,15 @@ def print_outcome(record: Record, reused: bool, root: Path) -> None:
     for name, metric in record.metrics.items():
         floor = record.floors.get(name)
         table.add_row(name, format_metric(metric), "-" if floor is None else f"{floor:.3f}")
-    console.print(table)
+    terminal.print(table)
     spent = f"training {record.seconds.training:.0f} s ({record.training.images:,} images), " if config.schedule else ""
     state = "already done (--force runs it again); it took" if reused else "took"
-    console.print(
+    terminal.print(
         f"{state} {spent}sampling and scoring {record.seconds.sampling_and_scoring:.0f} s", markup=False, soft_wrap=True
     )
     there = ", ".join(name for name in (PICTURE, RECORD) if (root / record.folder / name).is_file())
-    console.print(f"files: {root / record.folder}  ({there})", markup=False, soft_wrap=True)
-    console.print(f"report: tractbench report --format html --runs {root}", markup=False, soft_wrap=True)
+    terminal.print(f"files: {root / record.folder}  ({there})", markup=False, soft_wrap=True)
+    terminal.print(f"report: tractbench report --format html --runs {root}", markup=False, soft_wrap=True)
 
 
 def print_table(headers: Mapping[str, str], rows: list[list[str]]) -> None:
@@ -109,4 +109,4 @@ def print_table(headers: Mapping[str, str], rows: list[list[str]]) -> None:
         table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    console().print(table)

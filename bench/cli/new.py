@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from tractbench.errors import ConfigError, choose
+from tractbench.io.files import unwritable
 from tractbench.plugins import WORDS, Kind, components, normal
 
 KINDS: Mapping[str, Kind] = {"method": "methods", "dataset": "datasets", "extractor": "extractors"}
@@ -98,4 +99,4 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
         made.rename(folder)
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)
-        raise ConfigError(f"cannot write {folder}: {error.strerror}; choose another folder with --into") from error
+        raise unwritable(folder, error) from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from tractbench.cli import completion
+from tractbench.cli.output import console
 from tractbench.config.flags import FLAGS, parse_settings
 from tractbench.errors import ConfigError, choose
 from tractbench.io.cache import in_home
@@ -163,9 +164,7 @@ def warn_damaged(store: Store) -> None:
 @contextmanager
 def working(text: str) -> Iterator[None]:
     """Show on a terminal that something is being done whose length is not known."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(text):
+    with console(stderr=True).status(text):
         yield
 
 

@@ -6,9 +6,14 @@ import codecs
 import io
 import json
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN = {
     "\N{PLUS-MINUS SIGN}": "+/-",
@@ -39,6 +44,23 @@ def prepare_streams() -> None:
         for name in ("write", "flush"):
             setattr(sys.stdout, name, _guarded(getattr(sys.stdout, name)))
         setattr(sys.stdout, "guarded", True)  # noqa: B010 - no attribute of the class
+
+
+def console(stderr: bool = False) -> Console:
+    """Return what draws tables and bars on standard output or error.
+
+    On a terminal Rich decides (``NO_COLOR``, ``TERM=dumb``). Elsewhere standard error never has escapes, and standard
+    output has colours only where ``FORCE_COLOR`` asks for them, against which ``NO_COLOR`` wins.
+    """
+    from rich.console import Console
+
+    force, unwanted = os.environ.get("FORCE_COLOR", ""), bool(os.environ.get("NO_COLOR"))
+    unwanted = unwanted or force == "0"
+    stream = sys.stderr if stderr else sys.stdout
+    if stream is not None and stream.isatty():
+        return Console(stderr=stderr, highlight=False, no_color=unwanted)
+    coloured = bool(force) and not unwanted and not stderr
+    return Console(stderr=stderr, highlight=False, no_color=unwanted, force_terminal=coloured, force_interactive=False)
 
 
 class OutputError(Exception):

@@ -52,7 +52,7 @@ def regress(
       tractbench regress --plugin my_method.py --baseline regress.json --update
       tractbench regress --plugin my_method.py --baseline regress.json
     """
-    from tractbench.io.files import write_atomic
+    from tractbench.io.files import check_writable, write_atomic
     from tractbench.regress.baseline import SHIPPED, read_baseline
     from tractbench.regress.compare import chosen_cells, compare_all
     from tractbench.regress.machine import Machine
@@ -64,6 +64,8 @@ def regress(
         return _update(path, tuple(method or ()), reason, machine, as_json)
     if reason is not None:
         raise ConfigError(f"reason {reason!r}: nothing is made anew without --update; leave one of the two out")
+    if save is not None:
+        check_writable(save)
     kept = read_baseline(path)
     names = chosen_cells(kept, tuple(method or ()))
     found: list[Comparison] = []
@@ -84,6 +86,7 @@ def regress(
 
 def _update(path: Path, methods: tuple[str, ...], reason: str | None, machine: Machine, as_json: bool) -> int:
     """Make figures anew: of the methods named, else of all that are in the file or that it is for."""
+    from tractbench.io.files import check_writable
     from tractbench.plugins import distribution_hash
     from tractbench.registry import load_method, method_names
     from tractbench.regress.baseline import SHIPPED, Baseline, read_baseline, write_baseline
@@ -92,6 +95,7 @@ def _update(path: Path, methods: tuple[str, ...], reason: str | None, machine: M
 
     if path == SHIPPED and "site-packages" in path.parts:
         raise ConfigError("the figures that ship are made in a checkout; give a file of your own with --baseline FILE")
+    check_writable(path)
     before = read_baseline(path) if path.exists() else None
     if before is not None and before.revisions and reason is None:
         raise ConfigError(f"{path} has figures; say why they are made anew with --reason TEXT")

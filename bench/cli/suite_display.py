@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tractbench.cli.output import to_json
+from tractbench.cli.output import console, to_json
 from tractbench.pipeline.suite import Entry, Status, Suite
 from tractbench.pipeline.suite_cells import Choice, Unmet, look_up, missing_needs, wanted_cells
 from tractbench.pipeline.suite_cost import Cost, Costs
@@ -103,7 +103,7 @@ def display(as_json: bool, quiet: bool) -> Iterator[Shown]:
     elif quiet or not sys.stdout.isatty():
         yield Shown(quiet)
     else:
-        with Live(console=Console(highlight=False), auto_refresh=False, transient=True) as live:
+        with Live(console=console(), auto_refresh=False, transient=True) as live:
             yield Terminal(live)
 
 
@@ -146,13 +146,13 @@ def print_status(found: Sequence[SuiteStatus], as_json: bool) -> None:
         for status in shown:
             print(status.model_dump_json())
         return
-    console = Console(highlight=False)
+    terminal = console()
     for status in shown:
         state = "" if status.alive else ", not running any more"
-        console.print(f"{status.command}", markup=False, soft_wrap=True)
+        terminal.print(f"{status.command}", markup=False, soft_wrap=True)
         said = f"process {status.pid} on {status.host}, as of {status.updated}{state}"
-        console.print(said, markup=False, soft_wrap=True)
-        console.print(drawn(status if status.alive else status.model_copy(update={"runs": ()})))
+        terminal.print(said, markup=False, soft_wrap=True)
+        terminal.print(drawn(status if status.alive else status.model_copy(update={"runs": ()})))
     if not shown:
         print("no suite was started here")
 

@@ -72,6 +72,11 @@ class Process(ABC):
         return True
 
     @property
+    def least_known(self) -> float:
+        """Smallest noise-to-signal ratio that the teacher's network was made for; 0 where it has none."""
+        return 0.0
+
+    @property
     @abstractmethod
     def prior_std(self) -> float:
         """Standard deviation of the noise that sampling starts from."""
@@ -195,6 +200,7 @@ class VE(Process):
         sigma_min: the least of them.
         sigma_max: the largest.
         rounding: ``iddpm`` takes iDDPM's nearest level for each, as EDM's sampler does for networks of these only.
+        floor: the least level that the teacher's network was made for, which may be below the grid's; 0 if it has none.
     """
 
     name: ClassVar[str] = "ve"
@@ -207,6 +213,7 @@ class VE(Process):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rounding: Literal["", "iddpm"] = ""
+    floor: float = 0.0
 
     @classmethod
     def on_grid(cls, steps: int) -> Self:
@@ -215,9 +222,18 @@ class VE(Process):
 
     @property
     def key(self) -> dict[str, object]:
-        """Name, number of noise levels, their ends and how they are rounded, if they are."""
+        """Name, number of noise levels, their ends, how they are rounded and their floor, if they are or have one."""
         ends = {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        return ends | ({"rounding": self.rounding} if self.rounding else {})
+        return (
+            ends
+            | ({"rounding": self.rounding} if self.rounding else {})
+            | ({"floor": self.floor} if self.floor else {})
+        )
+
+    @property
+    def least_known(self) -> float:
+        """The floor."""
+        return self.floor
 
     @property
     def continuous(self) -> bool:

@@ -106,6 +106,8 @@ def _layouts(array: Array) -> list[Layout]:
 def _layout(array: Array, reading: Reading, usual: Layout) -> Layout:
     possible = _layouts(array)
     what = f"{_where(array)} is {'a tensor ' * (usual == 'nchw')}{list(array.shape)}"
+    if not possible and reading.points is not None:
+        raise ConfigError(f"{what}; save points as [N, {reading.points}]")
     if not possible:
         raise ConfigError(f"{what}; save the samples as {WRITTEN[usual]}, C 3 or 1")
     if reading.layout is not None:

@@ -183,6 +183,6 @@ def _plan(
             f"{samples.source} is not what protocol '{protocol.name}' takes: {'; '.join(deviations)}; give what it "
             "takes, or add --allow-deviation to score it and say so"
         )
-    if dataset.deviates:
+    if settings.statistics is None and dataset.deviates:  # else its images are not compared with, nor needed here
         deviations.append(f"{dataset.name} itself: {dataset.deviates}")
     return expected, sets, tuple(deviations)

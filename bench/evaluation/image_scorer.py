@@ -44,9 +44,14 @@ class ImageScorer:
 
     def __init__(self, dataset: Dataset, protocol: Protocol, chunk: int) -> None:
         if dataset.distribution is not None or not dataset.workload.features:
+            own = dataset.workload.protocol
             raise ConfigError(
                 f"protocol '{protocol.name}' needs a data set with a feature network of its own, not '{dataset.name}'; "
-                f"use --protocol {dataset.workload.protocol}"
+                + (
+                    f"use --protocol {own}"
+                    if own != protocol.name
+                    else f"name one as 'features' in its workload, {dataset.workload.source}, or another protocol"
+                )
             )
         self._dataset, self.protocol, self._chunk, self.together = dataset, protocol, chunk, chunk
         self._extractors: Mapping[str, Extractor] = {

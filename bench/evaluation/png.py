@@ -17,9 +17,14 @@ from torch import Tensor
 
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.evaluation.sample_set import BATCH, CHANNELS, SampleSet, damaged, format_shape
-from tractbench.io.archives import UNREADABLE, plain_name, split_litter, zip_members
+from tractbench.io.archives import UNREADABLE, split_litter, tar_members, zip_members
 
 LOSSY = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+DISGUISED = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+"""How files of other formats begin, whatever they are called."""
+
+KEEP_PNG = "save every sample as PNG, other formats lose or leave open what counts"
+
 DEPTH = 24
 """Where a PNG file says how many bits a channel has."""
 
@@ -82,8 +87,7 @@ def open_tar(path: Path) -> SampleSet:
     @contextmanager
     def files() -> Iterator[Files]:
         with tarfile.open(path) as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
-            yield {plain_name(member.name): partial(_extracted, archive, member) for member in members}
+            yield {name: partial(_extracted, archive, member) for name, member in tar_members(archive, path).items()}
 
     if path.suffix.lower() == ".tar" and _without_end(path):  # those that are packed have a sum of their own
         raise DamagedFileError(f"{path} ends before its end; make or fetch it again")
@@ -131,7 +135,7 @@ def _first(path: Path, names: list[str], files: Files) -> tuple[tuple[int, int, 
     lossy = [name for name in names if name.lower().endswith(LOSSY)]
     if lossy or not pictures:
         what = f"{lossy[0]} is no PNG file" if lossy else "there is no PNG file in it"
-        raise ConfigError(f"{path}: {what}; save every sample as PNG, other formats lose or leave open what counts")
+        raise ConfigError(f"{path}: {what}; {KEEP_PNG}")
     return _picture(path, pictures[0], files).shape, pictures
 
 
@@ -149,7 +153,11 @@ def _picture(path: Path, name: str, files: Files) -> Any:
 
     try:
         with files[name]() as handle:
-            bits = handle.read(DEPTH + 1)[DEPTH:]
+            start = handle.read(DEPTH + 1)
+            bits = start[DEPTH:]
+            for begins, kind in DISGUISED.items():
+                if start.startswith(begins):
+                    raise ConfigError(f"{path}/{name} is a {kind} file that is called PNG; {KEEP_PNG}")
             handle.seek(0)
             with Image.open(handle, formats=("PNG",)) as image:
                 if image.mode not in CHANNELS or bits != b"\x08":  # PIL would rescale other depths without a word

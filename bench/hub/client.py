@@ -32,7 +32,7 @@ class Hub:
         token: the user's token, None without one.
 
     Raises:
-        ConfigError: huggingface_hub is not installed, or the endpoint is no address.
+        ConfigError: huggingface_hub is not installed, the endpoint is no address, or the token cannot be read.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,12 @@ class Hub:
         self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
         if not self.endpoint.startswith(("https://", "http://")):
             raise ConfigError(f"HF_ENDPOINT {self.endpoint!r}: give an address that begins with https:// or http://")
-        self.token = get_token()
+        try:
+            self.token = get_token()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the Hub's token, {error.filename}: {error.strerror}; set HF_TOKEN"
+            ) from error
         self._api: HfApi = HfApi(endpoint=self.endpoint, token=self.token, library_name="tractbench")
 
     def require_token(self) -> None:

@@ -15,6 +15,7 @@ from tractbench.hub.failures import HubError
 from tractbench.hub.outgoing import SECRET
 from tractbench.hub.remote import Snapshot, repository
 from tractbench.hub.upload import Upload
+from tractbench.io.files import unwritable
 from tractbench.progress import Progress
 from tractbench.results.locks import LOCK, exclusive
 from tractbench.results.store import CELLS, LOG
@@ -119,7 +120,7 @@ def pull_student(hub: Hub, name: str, into: Path, *, revision: str | None, progr
             into.rmdir()
         part.rename(into)
     except OSError as error:
-        raise StoreError(f"cannot write {into}: {error.strerror}; name another folder with --into") from error
+        raise unwritable(into, error) from error
     return snapshot, False
 
 

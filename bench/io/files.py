@@ -55,7 +55,7 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> N
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -81,19 +81,23 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _target(path: Path) -> Path:
-    """Return the file that a name stands for, behind links; a link that leads nowhere names the file to be made."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Return the file that a name stands for, behind links; a link that leads nowhere names the file to be made.
+
+    What leads to a pipe or a device, as ``/dev/stdout`` and a shell's ``>(...)`` do, has no other name than its own.
+    """
+    return Path(os.path.realpath(path)) if path.is_symlink() and not _is_device(path) else path
 
 
 def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """Return the error of a place that cannot be written, which says whether room or a right is lacking."""
     remedy = "make room, or choose another disk" if error.errno in FULL else "choose a folder you can write to"
     return StoreError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tractbench.errors import StoreError
-from tractbench.io.files import file_sha256, write_atomic
+from tractbench.io.files import file_sha256, unwritable, write_atomic
 from tractbench.progress import Progress
 
 POLL_SECONDS = 0.5
@@ -72,7 +71,7 @@ def _alone(seal: Path, progress: Progress) -> Iterator[None]:
                         lock.acquire(timeout=POLL_SECONDS)
                     task.advance(0)  # who waits may be asked to stop
     except OSError as error:
-        raise StoreError(f"cannot write {seal.parent}: {error.strerror}; choose a folder you can write to") from error
+        raise unwritable(seal.parent, error) from error
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tractbench.errors import InterruptedRunError, StoreError
-from tractbench.io.files import write_atomic
+from tractbench.io.files import unwritable, write_atomic
 
 LOCK = ".lock"
 OWNER = "owner.json"
@@ -45,7 +45,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise StoreError(f"{folder} is being written by another process; wait for it or choose --runs") from error
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def in_turn(folder: Path, cell: str, wait: Callable[[str], None], stop: Callable
                 time.sleep(POLL_SECONDS)
         _sweep(folder)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     since = datetime.now(UTC).isoformat(timespec="seconds")
     owner = Owner(host=socket.gethostname(), pid=os.getpid(), cell=cell, since=since)
     try:
@@ -119,7 +119,3 @@ def _holder(folder: Path) -> str:
 def _sweep(folder: Path) -> None:
     for left in folder.glob(".*.tmp"):
         left.unlink(missing_ok=True)
-
-
-def _unwritable(folder: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot write {folder}: {error.strerror}; choose another --runs folder")

@@ -340,5 +340,8 @@ def _recipe(foreign: Foreign, path: Path, published: Published | None) -> tuple[
     if foreign.parameterisation not in (None, published.parameterisation):
         differing.append(f"parameterisation {foreign.parameterisation}, not {published.parameterisation}")
     if differing:
-        raise DamagedFileError(f"{path} is not '{published.name}': it has {'; '.join(differing)}")
+        raise DamagedFileError(
+            f"{path} is not '{published.name}': it has {', '.join(differing)}; fetch it again, or import it without "
+            "--card"
+        )
     return published.network, published.arguments, published.parameterisation

@@ -99,7 +99,8 @@ class FileDataset(Dataset):
                 lacking = f"{path} holds no {split} images for {self.name}"
                 if splits:
                     raise ConfigError(f"{lacking}; give other files, or leave --split {split} out")
-                progress.message(lacking)
+                stays = "; those that are prepared stay, from other files" * bool(open_split(self.data_name, split))
+                progress.message(lacking + stays)
         expected = {"train": self.train_count, "held_out": self.held_out_count}
         return [
             prepare_split(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tractbench.errors import ConfigError, DamagedFileError
+from tractbench.io.archives import is_web_page
 from tractbench.io.files import write_atomic
 from tractbench.io.pickles import shown
 from tractbench.nets.build import Argument
@@ -91,9 +92,9 @@ def read_foreign(path: Path, key: str | None = None) -> Foreign:
         both = teacher.arguments["outputs"] != 0
         arguments: dict[str, Argument] = dict(teacher.arguments)
         return Foreign("flax", teacher.state, "google_unet", arguments, parameterisation="both" if both else "x0")
+    what = "a web page" if is_web_page(path) else "no checkpoint of a known format"
     raise DamagedFileError(
-        f"{path} is no checkpoint of a known format; give an EDM pickle, a flax checkpoint, a PyTorch state dict or "
-        "safetensors"
+        f"{path} is {what}; give an EDM pickle, a flax checkpoint, a PyTorch state dict or safetensors"
     )
 
 
@@ -195,7 +196,9 @@ def _architecture(recipe: dict[str, Any], parameterisation: str, path: Path) -> 
         raise DamagedFileError(f"{path} was made with impossible arguments ({error})") from error
     if parameterisation == "iddpm":
         if song:
-            raise DamagedFileError(f"{path} holds a SongUNet inside iDDPMPrecond, which is not known here")
+            raise DamagedFileError(
+                f"{path} holds a SongUNet inside iDDPMPrecond, which is not known here; give one with a DhariwalUNet"
+            )
         arguments["outputs"] = 2 * channels
     return ("song_unet" if song else "dhariwal_unet"), arguments
 
@@ -240,10 +243,14 @@ def fit(state: Mapping[str, Tensor], network: nn.Module, source: str) -> dict[st
     }
     found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in wrong.items() if names)
     if found:
-        raise DamagedFileError(f"{source} does not fit its network: {found}")
+        raise DamagedFileError(f"{source} does not fit its network: {found}; give the file of another network, or "
+                               "save all of it")  # fmt: skip
     infinite = [name for name in wanted if not bool(torch.isfinite(state[name]).all())]
     if infinite:
-        raise DamagedFileError(f"{source} has values that are not finite in {len(infinite)} tensors: {_some(infinite)}")
+        raise DamagedFileError(
+            f"{source} has values that are not finite in {len(infinite)} tensors: {_some(infinite)}; fetch it "
+            "again, or take a checkpoint from before the training diverged"
+        )
     return {name: state[name] for name in wanted}
 
 
