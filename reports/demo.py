@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from tractbench.datasets.mixture2d import SPREAD, Mixture2D
-from tractbench.pipeline.demo import NOISES, STEPS, Demo, Made, Walk
+from tractbench.pipeline.demo import Demo
+from tractbench.pipeline.demo_images import NOISES, STEPS, Made
+from tractbench.pipeline.demo_walks import Walk
 from tractbench.reports.demo_figures import METRIC, Figure, Line, chart, figures, line_of
 from tractbench.reports.drawing import PALETTE
 from tractbench.reports.page import page_environment

@@ -1,4 +1,4 @@
-"""What every page shares: templates that escape whatever they are given, and one style (``templates/page.css``)."""
+"""What every page shares: templates that escape what they are given, one head (``templates/page.html``), one style."""
 
 from __future__ import annotations
 

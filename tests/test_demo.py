@@ -19,7 +19,8 @@ from scipy.stats import t as student_t
 from tractbench.diffusion.processes import load_process
 from tractbench.evaluation.sampling import prior_noise
 from tractbench.pipeline import demo as computing
-from tractbench.pipeline.demo import NOISES, compute
+from tractbench.pipeline.demo import compute
+from tractbench.pipeline.demo_images import NOISES
 from tractbench.progress import Progress
 from tractbench.registry import load_dataset
 from tractbench.reports.demo import NOISE_RANGE, UNIT, render_demo

@@ -527,7 +527,7 @@ def test_a_student_that_names_this_machine_is_not_sent(tractbench, hub, exported
     assert "access token" in one_line(tractbench("push", "student", exported, "someone/student", "--yes"))
     assert hub.writes() == []
     shutil.rmtree(exported)
-    assert "tractbench export" in one_line(tractbench("push", "student", exported, "someone/student", "--yes"))
+    assert "no results" in one_line(tractbench("push", "student", exported, "someone/student", "--yes"))
 
 
 def test_a_student_goes_from_a_run_to_the_hub_and_back_without_what_is_its_machines_own(tractbench, hub, smoke):
@@ -543,4 +543,34 @@ def test_a_student_goes_from_a_run_to_the_hub_and_back_without_what_is_its_machi
     for path in Path("out").iterdir():
         assert (Path("student") / path.name).read_bytes() == path.read_bytes()
     (Path("out") / "log.txt").write_text("started")
-    assert "'tractbench export'" in one_line(tractbench("push", "student", "out", "someone/student", "--yes"))
+    assert "name a run" in one_line(tractbench("push", "student", "out", "someone/student", "--yes"))
+
+
+def test_a_run_is_sent_as_it_is_exported_and_nothing_is_left_of_that(tractbench, hub, smoke, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    run, form = Path(smoke["run_dir"]), ("--format", "safetensors")
+    send = ("push", "student", run.name.rpartition("-")[2][:8], "someone/student", *form)
+    planned = tractbench(*send, "--dry-run", "--json")
+    assert (planned.code, hub.writes()) == (0, [])
+    done = tractbench(*send, "--yes")
+    assert (done.code, f"the student of {run} as safetensors" in done.err) == (0, True)
+    tractbench("export", run, *form, "--out", "out", "-q")
+    assert {p: c for p, c in files(hub, "model", "someone/student").items() if p[0] != "."} == contents(Path("out"))
+    assert planned.json["files"] == {path: len(content) for path, content in contents(Path("out")).items()}
+    again = tractbench("push", "student", run, "someone/student", *form, "--yes", "--json")
+    assert (again.json["files"], len(again.json["there"])) == ({}, len(planned.json["files"]))
+    assert list(scratch.iterdir()) == []
+
+
+def test_which_student_is_meant_is_said_in_a_line(tractbench, hub, exported, smoke):
+    def said(name, *more):
+        return one_line(tractbench("push", "student", name, "someone/student", "--yes", *more))
+
+    assert "nothing is called 'nothing'" in said("nothing")
+    assert "exported; --format is for a run" in said(exported, "--format", "onnx")
+    assert "did you mean 'onnx'?" in said(smoke["run_dir"], "--format", "onx")
+    assert "a results store's own" in said(next(Path("runs/students").iterdir()))
+    assert "OWNER/NAME" in one_line(tractbench("push", "student", smoke["run_dir"], "student", "--yes"))
+    assert hub.writes() == []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, warn_damaged, with_plugins, working
+from tractbench.cli.options import Device, Json, Quiet, Runs, Tables, chosen_device, run_folder, with_plugins, working
 from tractbench.cli.output import to_json
 
 
@@ -41,25 +41,13 @@ def export(
       tractbench export 6ac6e1ab --format onnx --out tract-digits-onnx
       tractbench export digits/tract/1 --format safetensors
     """
-    from tractbench.claims.loading import load_tables
     from tractbench.export.exporting import check_target, export_run
-    from tractbench.export.naming import find_run
-    from tractbench.results.store import RECORD, Store
 
-    where = chosen_device(device)
-    if (Path(run) / RECORD).is_file():
-        folder = Path(run)
-    else:
-        store = Store(runs)
-        folder = find_run(run, store, load_tables(tables))
-        warn_damaged(store)
+    where, folder = chosen_device(device), run_folder(run, runs, tables)
     target = out or Path(f"{folder.resolve().name}-{form}")
-    check_target(target, form)
-    if quiet or as_json:
+    form = check_target(target, form)
+    with working("comparing images, writing", quiet=quiet or as_json):
         export_run(folder, form, target, where)
-    else:
-        with working("comparing images, writing"):
-            export_run(folder, form, target, where)
     if as_json:
         files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
         print(to_json({"folder": str(target), "format": form, "run": str(folder), "files": files}))

@@ -161,9 +161,35 @@ def warn_damaged(store: Store) -> None:
         print(f"tractbench: {line}; see 'tractbench store check --runs {store.root}'", file=sys.stderr)
 
 
+def run_folder(name: str, runs: Path, tables: Path | None) -> Path:
+    """Return the folder of a run: the one named, wherever it is, or one in the store.
+
+    Args:
+        name: a run's folder, or what :func:`tractbench.export.naming.find_run` finds.
+        runs: the store.
+        tables: folder of tables of the user's own.
+
+    Raises:
+        ConfigError: nothing has that name, it is no run, or several runs have it.
+    """
+    from tractbench.claims.loading import load_tables
+    from tractbench.export.naming import find_run
+    from tractbench.results.store import RECORD, Store
+
+    if (Path(name) / RECORD).is_file():
+        return Path(name)
+    store = Store(runs)
+    folder = find_run(name, store, load_tables(tables))
+    warn_damaged(store)
+    return folder
+
+
 @contextmanager
-def working(text: str) -> Iterator[None]:
+def working(text: str, quiet: bool = False) -> Iterator[None]:
     """Show on a terminal that something is being done whose length is not known."""
+    if quiet:
+        yield
+        return
     with console(stderr=True).status(text):
         yield
 

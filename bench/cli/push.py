@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tractbench.cli.options import Json, Quiet, Runs, progress, warn_damaged
-from tractbench.cli.output import to_json
+from tractbench.cli.options import Device, Runs, Tables, chosen_device, run_folder, warn_damaged, with_plugins, working
+from tractbench.cli.sending import Sending, with_sending
 from tractbench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tractbench.hub.client import Hub
-    from tractbench.hub.upload import Upload
 
 push_app = typer.Typer(help="Send results and students to the Hugging Face Hub, after asking.", no_args_is_help=True)
 
 Repository = Annotated[
     str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub; made if it is not there.")
 ]
-Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")]
-
-REFUSED = 1
 
 
 @push_app.command("store")
+@with_sending
 def push_store(
+    sending: Sending,
     repository: Repository,
     runs: Runs = Path("runs"),
     students: Annotated[bool, typer.Option("--students", help="Send students' weights and loss curves too.")] = False,
-    private: Private = False,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> int:
     """Send a results folder as a dataset repository, which others pull and report on.
 
@@ -54,15 +45,13 @@ def push_store(
       tractbench push store lab/cifar10 --runs runs --students --private
       tractbench push store me/digits-runs --dry-run --json
     """
-    from tractbench.hub.client import Hub
     from tractbench.hub.push_store import plan_store
     from tractbench.results.store import Store
 
-    hub, store = Hub(), Store(runs)
-    if not dry_run:
-        hub.require_token()
-    quiet = quiet or as_json
-    plan = plan_store(hub, repository, store, students=students, private=private, progress=progress(quiet))
+    hub, store = sending.hub(), Store(runs)
+    plan = plan_store(
+        hub, repository, store, students=students, private=sending.private, progress=sending.progress
+    )  # fmt: skip
     warn_damaged(store)
     for line in plan.refused:
         print(f"tractbench: refused {line}", file=sys.stderr)
@@ -72,26 +61,33 @@ def push_store(
     text = f"{count} of {runs}, {len(plan.there)} there already"
     if plan.own_card:
         text += "; the card there is its owner's and stays"
-    done = _send(hub, plan.upload, count, text, bool(plan.refused), yes, dry_run, quiet)
-    if as_json:
-        lists = {"runs": plan.sent, "there": plan.there, "left_out": plan.left_out, "refused": plan.refused}
-        print(to_json({**_described(hub, plan.upload, done), **lists}))
-    elif done and not quiet:
-        print(f"{_address(hub, plan.upload)} at {done[:12]}; others take it with: tractbench pull store {repository}")
-    return REFUSED if plan.refused or plan.left_out or (done is None and not dry_run) else 0
+    lists = {"runs": plan.sent, "there": plan.there, "left_out": plan.left_out, "refused": plan.refused}
+    return sending.send(
+        hub, plan.upload, count, text, lists, pull="store", refused=bool(plan.refused), left_out=bool(plan.left_out)
+    )
 
 
 @push_app.command("student")
+@with_plugins
+@with_sending
 def push_student(
-    student: Annotated[Path, typer.Argument(metavar="FOLDER", help="Student as 'tractbench export' wrote it.")],
+    sending: Sending,
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder, eight digits of its identity, or a cell TABLE/ROW/NFE; or a folder of 'export'.",
+        ),
+    ],
     repository: Repository,
-    private: Private = False,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Of a run: diffusers, safetensors or onnx.", show_default="diffusers")
+    ] = None,
+    tables: Tables = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
 ) -> int:
-    """Send an exported student as a model repository.
+    """Send a student as a model repository: a run's, which is exported first, or a folder that export wrote.
 
     All its files are sent as they are, but for hidden ones; a text file that
     names a place of this machine or holds a token is refused. A file that is
@@ -100,80 +96,49 @@ def push_student(
     Exit status: 0, or 1 if a file was refused or you said no.
 
     Examples:
-      tractbench push student exported me/tract-digits-1step
+      tractbench push student 6ac6e1ab me/tract-digits-1step
+      tractbench push student digits/tract/1 me/tract-onnx --format onnx
       tractbench push student exported me/tract-digits-1step --private --yes
     """
-    from tractbench.hub.client import Hub
+    from tractbench.hub.remote import repository as checked
     from tractbench.hub.students import plan_student
 
-    if not student.is_dir():
-        raise ConfigError(f"no folder {student}; 'tractbench export' writes one of a run")
-    hub = Hub()
-    if not dry_run:
-        hub.require_token()
-    quiet = quiet or as_json
-    plan = plan_student(hub, repository, student, private=private)
-    for line in plan.refused:
-        print(f"tractbench: refused {line}: {repository} has it with other contents", file=sys.stderr)
-    text = f"the student in {student}, {len(plan.there)} files there already"
-    if plan.own_card:
-        text += "; the card there stays"
-    done = _send(hub, plan.upload, "a student", text, bool(plan.refused), yes, dry_run, quiet)
-    if as_json:
-        print(to_json({**_described(hub, plan.upload, done), "there": plan.there, "refused": plan.refused}))
-    elif done and not quiet:
-        print(f"{_address(hub, plan.upload)} at {done[:12]}; others take it with: tractbench pull student {repository}")
-    return REFUSED if plan.refused or (done is None and not dry_run) else 0
+    hub = sending.hub()
+    checked(repository)  # before anything is exported
+    with _exported(student, form, tables, runs, device, sending) as (folder, text):
+        plan = plan_student(hub, repository, folder, private=sending.private)
+        for line in plan.refused:
+            print(f"tractbench: refused {line}: {repository} has it with other contents", file=sys.stderr)
+        text += f", {len(plan.there)} files there already"
+        if plan.own_card:
+            text += "; the card there stays"
+        lists = {"there": plan.there, "refused": plan.refused}
+        return sending.send(hub, plan.upload, "a student", text, lists, pull="student", refused=bool(plan.refused))
 
 
-def _send(
-    hub: Hub, upload: Upload, message: str, text: str, refused: bool, yes: bool, dry_run: bool, quiet: bool
-) -> str | None:
-    """Say what is to be sent, ask, send it, and return the commit; None if nothing was sent."""
-    made = "" if upload.before else ", to be made"
-    lines = [f"{upload.kind} {upload.name} at {hub.endpoint}, {upload.visibility}{made}: {text}"]
-    lines.append(f"{len(upload.files)} files, {_amount(upload.size)}" if upload.groups else "nothing to send")
-    if not quiet or not (yes or dry_run or refused):
-        print("\n".join(lines), file=sys.stderr)
-    if refused or dry_run:
-        print(f"nothing was sent{', as it is in conflict with what is there' if refused else ''}", file=sys.stderr)
-        return None
-    if not upload.groups:
-        return upload.before.commit if upload.before else None
-    if not yes and not _asked():
-        print("nothing was sent", file=sys.stderr)
-        return None
-    return upload.send(hub, f"tractbench: {message}", progress(quiet))
-
-
-def _asked() -> bool:
-    """Return the user's answer.
+@contextmanager
+def _exported(
+    student: str, form: str | None, tables: Path | None, runs: Path, device: str, sending: Sending
+) -> Iterator[tuple[Path, str]]:
+    """Yield a student's folder, for the length of the context, and what it is in words.
 
     Raises:
-        ConfigError: there is nobody to ask.
+        ConfigError: nothing is called so, or it is a folder that was exported and a format is asked for.
+        TractbenchError: see :func:`tractbench.export.exporting.export_run`.
     """
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise ConfigError("nothing was sent, as there is no terminal to ask on; --yes sends without asking")
-    return typer.confirm("Send them?", default=False, err=True)
+    from tractbench.export.exporting import check_target, export_run
+    from tractbench.results.store import RECORD
 
-
-def _described(hub: Hub, upload: Upload, commit: str | None) -> dict[str, object]:
-    """Return the fields that each --json has."""
-    return {
-        "repository": upload.name,
-        "kind": upload.kind,
-        "endpoint": hub.endpoint,
-        "visibility": upload.visibility,
-        "new": upload.before is None,
-        "files": upload.files,
-        "bytes": upload.size,
-        "commit": commit,
-    }
-
-
-def _address(hub: Hub, upload: Upload) -> str:
-    return f"{hub.endpoint}/{'datasets/' if upload.kind == 'dataset' else ''}{upload.name}"
-
-
-def _amount(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+    folder = Path(student)
+    if folder.is_dir() and not (folder / RECORD).is_file():
+        if form is not None:
+            raise ConfigError(f"{student} is a folder that was exported; --format is for a run: leave it out")
+        yield folder, f"the student in {student}"
+        return
+    run = run_folder(student, runs, tables)
+    with tempfile.TemporaryDirectory(prefix="tractbench-") as scratch:
+        target = Path(scratch) / "student"
+        form = check_target(target, form or "diffusers")
+        with working("exporting", quiet=sending.quiet or sending.as_json):
+            export_run(run, form, target, chosen_device(device))
+        yield target, f"the student of {run} as {form}"

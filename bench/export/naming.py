@@ -1,4 +1,4 @@
-"""Which run is meant: a folder, digits of an identity, or a table's cell."""
+"""Which run is meant: a folder's name, digits of an identity, or a table's cell."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from tractbench.errors import ConfigError
 from tractbench.reports.explain import explain
 from tractbench.reports.lineage import CellLineage
 from tractbench.results.record import Record
-from tractbench.results.store import RECORD, Store
+from tractbench.results.store import Store
 
 
 def find_run(name: str, store: Store, tables: Mapping[str, Table]) -> Path:
-    """Return the folder of a run.
+    """Return the folder of a run in a store.
 
     Args:
-        name: its folder, wherever that is; in the store also the folder's name, at least eight digits of its identity,
-            or a cell of a table, ``TABLE/ROW/NFE``, that one run is behind.
-        store: where other names are looked up.
+        name: its folder's name, at least eight digits of its identity, or a cell of a table, ``TABLE/ROW/NFE``, that
+            one run is behind.
+        store: where names are looked up.
         tables: by their names.
 
     Raises:
         ConfigError: nothing has that name, it is no run, or several runs have it.
     """
-    if (Path(name) / RECORD).is_file():
-        return Path(name)
     found = explain(name, store.records(), tables, store.root)
     if isinstance(found, Record):
         return store.root / found.folder

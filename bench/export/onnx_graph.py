@@ -21,6 +21,9 @@ from tractbench.export.weights import write_json
 from tractbench.seeds import generator
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TORCH = (2, 6)
+"""The first torch that writes these graphs."""
+
 MOST = 8
 """A graph holds the network once for each evaluation, though its weights only once: beyond so many it is too large."""
 
@@ -31,10 +34,16 @@ SAMPLER, NETWORK, CONFIG = "sampler.onnx", "network.onnx", "sampler.json"
 
 
 def require_onnx() -> None:
-    """Raise ConfigError if a package is missing that the graph is made or checked with."""
+    """Raise ConfigError if a package is missing that the graph is made or checked with, or torch is too old for it."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"--format onnx: {' and '.join(missing)} not installed; pip install {' '.join(missing)}")
+    if not (torch.__version__ >= TORCH):
+        needed = ".".join(map(str, TORCH))
+        raise ConfigError(
+            f"--format onnx needs torch {needed} or newer, and {torch.__version__} is installed; "
+            f"pip install 'torch>={needed}', or choose another --format"
+        )
 
 
 def graph_file(recipe: Recipe) -> str:
@@ -92,8 +101,29 @@ def write_graph(network: nn.Module, recipe: Recipe, folder: Path) -> str:
     except Exception as error:  # of many kinds, for any network of a plugin
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"torch cannot write a {type(network).__name__} as ONNX: {reason}") from error
+    _forget_places(folder / file)
     _check(graph, recipe, folder / file)
     return file
+
+
+def _forget_places(path: Path) -> None:
+    """Take out of a graph what torch notes of its making: lines of this package's code, by their paths on this machine.
+
+    Weights in files of their own stay there.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for holder in (model, *model.functions):
+        holder.ClearField("metadata_props")
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in nodes:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+    for graph_values in (model.graph.input, model.graph.output, model.graph.value_info, model.graph.initializer):
+        for value in graph_values:
+            value.ClearField("metadata_props")
+    onnx.save(model, path)
 
 
 class _Sampler(nn.Module):

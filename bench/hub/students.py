@@ -18,7 +18,7 @@ from tractbench.hub.upload import Upload
 from tractbench.io.files import unwritable
 from tractbench.progress import Progress
 from tractbench.results.locks import LOCK, exclusive
-from tractbench.results.store import CELLS, LOG
+from tractbench.results.store import CELLS, LOG, STUDENT
 
 TEXT = {".json", ".md", ".toml", ".txt", ".yaml", ".yml", ".csv", ".py"}
 """Endings of files that are read for what must not leave the machine."""
@@ -56,8 +56,8 @@ def plan_student(hub: Hub, name: str, folder: Path, *, private: bool) -> Student
         HubError: the repository cannot be seen.
     """
     repository(name)
-    if (folder / LOG).exists() or folder.resolve().parent.name == CELLS:
-        raise ConfigError(f"{folder} is a run's own folder; write its student for others with 'tractbench export'")
+    if any((folder / name).exists() for name in (LOG, STUDENT)) or folder.resolve().parent.name == CELLS:
+        raise ConfigError(f"{folder} is a results store's own and no export; name a run that is done")
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
