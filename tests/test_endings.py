@@ -1,13 +1,12 @@
 """However a run ends, its record says so, and what was done is kept."""
 
 import json
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from forked import until
+from processes import alone
 
 from tractbench.cli.interrupts import EXIT_CODES
 from tractbench.errors import RunFailedError
@@ -103,10 +102,7 @@ def test_a_failure_never_replaces_a_result(tractbench, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(EXIT_CODES))
 def test_every_signal_saves_and_stops_with_a_code_of_its_own(tractbench, forked, name):
-    process = forked(*TRACT, "--budget", "4M", "--quiet")
-    until(lambda: list(Path("runs").glob("students/*/owner.json")))
-    time.sleep(0.3)
-    process.send_signal(getattr(signal, name))
+    process = forked(20, name, *TRACT, "--quiet", function=alone)
     assert process.wait() == EXIT_CODES[name], process.err
     record = the_record()
     assert record["status"] == "interrupted"
@@ -136,7 +132,7 @@ def test_a_record_is_written_last(tractbench, monkeypatch):
 
 
 def test_two_cells_of_one_student_train_it_once(forked):
-    both = [forked(*TRACT, "--budget", "96K", "--sampling-seeds", seeds, OMP_NUM_THREADS="1") for seeds in ("0", "1")]
+    both = [forked(*TRACT, "--sampling-seeds", seeds, OMP_NUM_THREADS="1") for seeds in ("0", "1")]
     codes = [process.wait() for process in both]
     errors = [process.err for process in both]
     assert codes == [0, 0], errors
@@ -149,12 +145,12 @@ def test_two_cells_of_one_student_train_it_once(forked):
 
 
 def test_who_waits_for_a_student_takes_over_when_the_first_dies(forked):
-    command = (*TRACT, "--budget", "48K", "--checkpoint-every", "0.2s", "--sampling-seeds")
-    first = forked(*command, "0", OMP_NUM_THREADS="1")
-    until(lambda: list(Path("runs").glob("students/*/checkpoint-*.safetensors")))
-    first.send_signal(signal.SIGSTOP)  # it holds the student and does not get on with it
+    command = (*TRACT, "--checkpoint-every", "0.000001s", "--sampling-seeds")
+    # it holds the student and does not get on with it
+    first = forked(40, "SIGSTOP", *command, "0", function=alone, OMP_NUM_THREADS="1")
+    until(lambda: list(Path("runs").glob("students/*/checkpoint-000000040.safetensors")))
     second = forked(*command, "1", OMP_NUM_THREADS="1")
     until(lambda: "is being trained by" in second.err)
     first.kill()
     assert second.wait() == 0, second.err
-    assert "resuming at step" in second.err.partition("is being trained by")[2]
+    assert "resuming at step 40" in second.err.partition("is being trained by")[2]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import until
 from PIL import Image
+from processes import alone
 from safetensors.torch import load_file
 
 from tractbench.training.distillation import Distillation
@@ -164,16 +164,14 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tractbench, forked):
-    whole = tractbench(*TRACT, "--budget", "64K", "--json", "--runs", "whole").json
-    process = forked(*TRACT, "--budget", "64K", "--runs", "stopped", "--quiet")
-    until(lambda: list(Path("stopped").glob("students/*/owner.json")))
-    process.send_signal(signal.SIGINT)
+    whole = tractbench(*TRACT, "--json", "--runs", "whole").json
+    process = forked(20, "SIGINT", *TRACT, "--runs", "stopped", "--quiet", function=alone)
     assert process.wait() == 130, process.err
     assert "kept: " in process.err
     assert "the same command goes on from there" in process.err
     (checkpoint,) = Path("stopped").glob("students/*/checkpoint-*.safetensors")
-    result = tractbench(*TRACT, "--budget", "64K", "--runs", "stopped", "--json")
-    assert "resuming at step" in result.err
+    result = tractbench(*TRACT, "--runs", "stopped", "--json")
+    assert "resuming at step 21 of 64" in result.err
     assert not checkpoint.exists()
     resumed = result.json
     assert resumed["identity"] == whole["identity"]
