@@ -13,6 +13,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+FIRST = ("test_parallel", "test_suite_processes", "test_pipeline", "test_faults", "test_compiling", "test_doc_blocks",
+         "test_notebook", "test_endings")  # fmt: skip
+"""Files of tests that take many seconds: begun at the end, one of them would leave the other cores idle."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
 class Finished:
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err

@@ -1,6 +1,7 @@
 """Command lines to which something happens at a training step, in one process or in several.
 
-What happens is a signal by its name or a ``bug``; for ``digests`` nothing does, and every rank writes its student's hash.
+What happens is a signal by its name or a ``bug``; for ``digests`` nothing does, and every rank writes its student's
+hash.
 """
 
 import os
