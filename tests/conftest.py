@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import hypothesis
@@ -12,6 +11,16 @@ hypothesis.settings.register_profile("long", max_examples=int(os.environ.get("TR
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers are what the cores are shared among
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+FIRST = ("test_parallel", "test_suite_processes", "test_pipeline", "test_faults", "test_compiling", "test_doc_blocks",
+         "test_notebook", "test_endings")  # fmt: skip
+"""Files of tests that take many seconds: begun at the end, one of them would leave the other cores idle."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 class Finished:
@@ -50,6 +59,22 @@ def tractbench(monkeypatch, capfd):
     return run
 
 
+@pytest.fixture
+def forked():
+    """Starts the command line in a process of its own (``forked.Forked``); what still runs at the end is ended."""
+    from forked import Forked, command_line
+
+    started = []
+
+    def start(*words, function=command_line, **how):
+        started.append(Forked(function, *words, **how))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
 @pytest.fixture(scope="session")
 def browser():
     """One Chromium for all tests of pages, which are marked ``BROWSER``."""
@@ -66,13 +91,15 @@ def browser():
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """A folder with the results of TRACT's smoke run on digits, and what the command printed; made once a worker."""
+    from forked import Forked, command_line
+
     folder = tmp_path_factory.mktemp("smoke")
     options = ("--method", "tract", "--dataset", "digits", "--tier", "smoke", "--nfe", "1")
     options += ("--schedule", "16,4,1", "--json", "--quiet")  # a teacher of few steps: seconds
     environment = {name: value for name, value in os.environ.items() if name != "TRACTBENCH_HOME"}
-    command = [sys.executable, "-m", "tractbench", "run", *options]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, text=True)
-    return folder / "runs", json.loads(done.stdout)
+    done = Forked(command_line, "run", *options, cwd=folder, environment=environment)
+    assert done.wait() == 0, done.err
+    return folder / "runs", json.loads(done.out)
 
 
 @pytest.fixture

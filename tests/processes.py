@@ -1,45 +1,47 @@
-"""Runs the command line in several processes, as torchrun does but that they are forked from one that has imported all.
+"""Command lines to which something happens at a training step, in one process or in several.
 
-    python processes.py PROCESSES STEP WHAT run --method tract ...
-
-At training step STEP rank 1 does what WHAT says: it gets the signal of that name, or has a ``bug``; for ``digests``
-every rank writes its student's hash.
+What happens is a signal by its name or a ``bug``; for ``digests`` nothing does, and every rank writes its student's
+hash.
 """
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
+from forked import command_line
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tractbench.cli import main
 from tractbench.io.tensors import tensors_digest
 from tractbench.training.distillation import Distillation
 
-PROCESSES, STEP, WHAT = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-train_step = Distillation.train_step
+
+def alone(step, what, *words):
+    """Run a command to which something happens just before a training step, counted from 0."""
+    _let_happen(0, step, what)
+    command_line(*words)
 
 
-def watched(self):
-    if self.step == STEP and WHAT != "digests" and self.group.rank == 1:
-        Path("died").write_text(str(time.monotonic()))
-        if WHAT == "bug":
-            raise ZeroDivisionError("a bug on rank 1")
-        os.kill(os.getpid(), getattr(signal, WHAT))
-    train_step(self)
-    if self.step == STEP and WHAT == "digests":
-        Path(f"digest-{self.group.rank}").write_text(tensors_digest(self.state().tensors))
-
-
-def one():
-    Distillation.train_step = watched
-    sys.argv = ["tractbench", *sys.argv[4:]]
-    main()
-
-
-if __name__ == "__main__":
-    how = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": PROCESSES, "max_restarts": 0, "start_method": "fork"}
+def ranks(processes, step, what, *words):
+    """Run a command in so many processes, as torchrun does; rank 1 is the one to which something happens."""
+    _let_happen(1, step, what)
+    how = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": processes, "max_restarts": 0, "start_method": "fork"}
     there = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
-    elastic_launch(LaunchConfig(**how, **there), one)()
+    elastic_launch(LaunchConfig(**how, **there), command_line)(*words)
+
+
+def _let_happen(rank, step, what):
+    """Change the training of this process, and so of those that are forked from it."""
+    train_step = Distillation.train_step
+
+    def watched(self):
+        if self.step == step and what != "digests" and self.group.rank == rank:
+            Path("died").write_text(str(time.monotonic()))
+            if what == "bug":
+                raise ZeroDivisionError("a bug on rank 1")
+            os.kill(os.getpid(), getattr(signal, what))
+        train_step(self)
+        if self.step == step and what == "digests":
+            Path(f"digest-{self.group.rank}").write_text(tensors_digest(self.state().tensors))
+
+    Distillation.train_step = watched

@@ -27,6 +27,7 @@ from tractbench.reports.demo import NOISE_RANGE, UNIT, render_demo
 from tractbench.reports.demo_figures import figures, line_of
 from tractbench.results.store import GRID, TEACHER_GRID, Store
 
+pytestmark = BROWSER  # all in one worker: what the page shows takes a while to compute
 HOSTILE = "</script><script>alert(1)</script>\"'&"
 
 
@@ -162,7 +163,6 @@ def test_the_page_needs_nothing_from_outside(text):
     assert "@import" not in text
 
 
-@BROWSER
 def test_slider_and_buttons_change_what_is_seen(browser, page, runs):
     demo = Opened(browser, page, viewport={"width": 1200, "height": 900})
     find = demo.page.locator
@@ -193,7 +193,6 @@ def test_slider_and_buttons_change_what_is_seen(browser, page, runs):
     demo.page.close()
 
 
-@BROWSER
 def test_points_move_with_time_and_the_sampler_can_be_chosen(browser, page):
     demo = Opened(browser, page, viewport={"width": 1200, "height": 900})
     find, time = demo.page.locator, demo.page.locator("#time")
@@ -215,7 +214,6 @@ def test_points_move_with_time_and_the_sampler_can_be_chosen(browser, page):
     demo.page.close()
 
 
-@BROWSER
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light"), (320, "light")])
 def test_the_page_fits_its_window_and_its_text_can_be_read(browser, page, width, scheme):
     demo = Opened(browser, page, viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -230,7 +228,6 @@ def test_the_page_fits_its_window_and_its_text_can_be_read(browser, page, width,
     demo.page.close()
 
 
-@BROWSER
 def test_hostile_names_are_text(browser, made, runs, tmp_path):
     (record,) = Store(runs).records()
     config = record.config.model_copy(update={"method": HOSTILE})

@@ -1,15 +1,12 @@
 """However a run ends, its record says so, and what was done is kept."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import until
+from processes import alone
 
 from tractbench.cli.interrupts import EXIT_CODES
 from tractbench.errors import RunFailedError
@@ -104,20 +101,9 @@ def test_a_failure_never_replaces_a_result(tractbench, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(EXIT_CODES))
-def test_every_signal_saves_and_stops_with_a_code_of_its_own(tractbench, tmp_path, name):
-    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "4M", "--quiet"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(Path("runs").glob("students/*/owner.json")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(0.3)
-        process.send_signal(getattr(signal, name))
-        _, error = process.communicate(timeout=120)
-    finally:
-        process.kill()  # of a test that failed; it would compute for hours
-    assert process.returncode == EXIT_CODES[name], error
+def test_every_signal_saves_and_stops_with_a_code_of_its_own(tractbench, forked, name):
+    process = forked(20, name, *TRACT, "--quiet", function=alone)
+    assert process.wait() == EXIT_CODES[name], process.err
     record = the_record()
     assert record["status"] == "interrupted"
     assert "the same command goes on from there" in record["reason"]
@@ -145,13 +131,11 @@ def test_a_record_is_written_last(tractbench, monkeypatch):
     assert {"samples.png", "grid.png", "teacher-grid.png"} <= {p.name for p in Path(result["run_dir"]).iterdir()}
 
 
-def test_two_cells_of_one_student_train_it_once(tmp_path):
-    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "96K", "--sampling-seeds", seeds]
-                for seeds in ("0", "1")]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen(c, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) for c in commands]
-    errors = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
+def test_two_cells_of_one_student_train_it_once(forked):
+    both = [forked(*TRACT, "--sampling-seeds", seeds, OMP_NUM_THREADS="1") for seeds in ("0", "1")]
+    codes = [process.wait() for process in both]
+    errors = [process.err for process in both]
+    assert codes == [0, 0], errors
     assert len(list(Path("runs/students").iterdir())) == 1
     records = [json.loads(p.read_text()) for p in Path("runs/cells").glob("*/record.json")]
     reused = [record["training"]["reused_from"] for record in records]
@@ -160,22 +144,13 @@ def test_two_cells_of_one_student_train_it_once(tmp_path):
     assert sum("using the student of" in error for error in errors) == 1
 
 
-def test_who_waits_for_a_student_takes_over_when_the_first_dies(tmp_path):
-    commands = [[sys.executable, "-m", "tractbench", *TRACT, "--budget", "48K", "--checkpoint-every", "0.2s",
-                 "--sampling-seeds", seeds] for seeds in ("0", "1")]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(commands[0], cwd=tmp_path, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/students/*/checkpoint-*.safetensors")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    first.send_signal(signal.SIGSTOP)  # it holds the student and does not get on with it
-    second = subprocess.Popen(commands[1], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
-    assert second.stderr is not None
-    with second.stderr as told:
-        assert any("is being trained by" in line for line in told)
-        first.kill()
-        first.wait()
-        rest = told.read()
-    assert second.wait(300) == 0, rest
-    assert "resuming at step" in rest
+def test_who_waits_for_a_student_takes_over_when_the_first_dies(forked):
+    command = (*TRACT, "--checkpoint-every", "0.000001s", "--sampling-seeds")
+    # it holds the student and does not get on with it
+    first = forked(40, "SIGSTOP", *command, "0", function=alone, OMP_NUM_THREADS="1")
+    until(lambda: list(Path("runs").glob("students/*/checkpoint-000000040.safetensors")))
+    second = forked(*command, "1", OMP_NUM_THREADS="1")
+    until(lambda: "is being trained by" in second.err)
+    first.kill()
+    assert second.wait() == 0, second.err
+    assert "resuming at step 40" in second.err.partition("is being trained by")[2]

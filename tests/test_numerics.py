@@ -188,12 +188,14 @@ def runs():
     return found
 
 
+@pytest.mark.xdist_group("numerics")
 def test_fp32_and_tf32_are_the_same_on_a_cpu(runs):
     fp32, tf32 = (runs[name].averaged() for name in ("fp32", "tf32"))
     assert all(torch.equal(a, b) for a, b in zip(fp32.parameters(), tf32.parameters(), strict=True))
     assert runs["fp32"].losses == runs["tf32"].losses
 
 
+@pytest.mark.xdist_group("numerics")
 def test_a_bf16_distillation_ends_near_the_fp32_one(runs):
     assert all(math.isfinite(point.loss) for point in runs["bf16"].losses)
     noise = torch.randn((512, 2, 1, 1), dtype=torch.float64, generator=generator("tests", "noise"))

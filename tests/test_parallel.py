@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import ranks
 
 from tractbench.config.fields import RunConfig
 from tractbench.diffusion.processes import VP
@@ -43,23 +43,24 @@ TRACT_RUN = ("run", "--method", "tract", *SMALL, "--schedule", "8,2,1", "--nfe",
              str(80 * STEPS), "--json")  # fmt: skip
 DDIM_RUN = ("run", "--method", "ddim", *SMALL, "--nfe", "2", "--json")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tractbench")
-HELPER = Path(__file__).with_name("processes.py")
 
 
-class Launched:
-    def __init__(self, folder, *command):
+@pytest.fixture
+def launched(forked):
+    """Runs a command in so many processes, in a folder; what rank 1 does at a step is said by ``processes.ranks``."""
+
+    def run(folder, processes, step, what, *words):
         folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        self.folder, self.ended = folder, time.monotonic()
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+        done = forked(processes, step, what, *words, function=ranks, cwd=folder, OMP_NUM_THREADS="1")
+        done.wait()
+        return done
 
-    @property
-    def ours(self):
-        """What tractbench itself said, without the launcher's own report."""
-        return [line for line in self.err.splitlines() if line.startswith("tractbench: ")]
+    return run
+
+
+def ours(error):
+    """What tractbench itself said, without the launcher's own report."""
+    return [line for line in error.splitlines() if line.startswith("tractbench: ")]
 
 
 def losses(folder):
@@ -215,68 +216,73 @@ def test_the_gradients_and_losses_of_shares_add_up(images):
         torch.testing.assert_close(sum(found) / 4, expected)
 
 
-def test_two_and_three_processes_make_the_numbers_of_one(tractbench, tmp_path):
+def test_two_and_three_processes_make_the_numbers_of_one(tractbench, launched, tmp_path):
     alone = tractbench(*TRACT_RUN, "--quiet").json
     expected = losses(tmp_path)
     for size, how in ((2, ()), (3, ("--micro-batch", "8"))):
-        found = Launched(tmp_path / str(size), HELPER, size, STEPS, "digests", *TRACT_RUN, *how)
+        folder = tmp_path / str(size)
+        found = launched(folder, size, STEPS, "digests", *TRACT_RUN, *how)
         assert found.code == 0, found.err
         assert json.loads(found.out)["identity"] == alone["identity"]
         assert found.err.count("tract on digits") == found.err.count("drawing samples") == 1
-        assert losses(found.folder) == pytest.approx(expected, rel=1e-4)
-        assert len({path.read_text() for path in found.folder.glob("digest-*")}) == 1
-        assert len(list(found.folder.glob("digest-*"))) == size
-        record = the_record(found.folder)
+        assert losses(folder) == pytest.approx(expected, rel=1e-4)
+        assert len({path.read_text() for path in folder.glob("digest-*")}) == 1
+        assert len(list(folder.glob("digest-*"))) == size
+        record = the_record(folder)
         assert record["environment"]["processes"] == size
         errors = [[one["error"] for one in each["distillation_errors"]] for each in (record, the_record(tmp_path))]
         assert errors[0] == pytest.approx(errors[1], rel=1e-3)
-        assert len(Path(found.folder, "runs/records.jsonl").read_text().splitlines()) == 1
+        assert len(Path(folder, "runs/records.jsonl").read_text().splitlines()) == 1
 
 
-def test_two_processes_score_the_same_images_alike_and_find_a_run_done(tractbench, tmp_path):
+def test_two_processes_score_the_same_images_alike_and_find_a_run_done(tractbench, launched, tmp_path):
     alone = tractbench(*DDIM_RUN, "--quiet").json
-    found = Launched(tmp_path / "two", *TORCHRUN, *DDIM_RUN)
-    assert found.code == 0, found.err
-    made = json.loads(found.out)
+    (tmp_path / "two").mkdir()
+    command = [sys.executable, *TORCHRUN, *DDIM_RUN]
+    found = subprocess.run(command, cwd=tmp_path / "two", capture_output=True, text=True, timeout=240, check=False)
+    assert found.returncode == 0, found.stderr
+    made = json.loads(found.stdout)
     for name, metric in alone["metrics"].items():
         assert made["metrics"][name]["per_seed"] == pytest.approx(metric["per_seed"], rel=1e-9), name
     assert made["floors"] == alone["floors"]
-    again = Launched(tmp_path, *TORCHRUN, *DDIM_RUN)
+    again = launched(tmp_path, 2, 0, "digests", *DDIM_RUN)
     assert json.loads(again.out)["reused"]
 
 
-def test_a_signal_to_one_process_saves_and_stops_all_and_another_number_goes_on(tractbench, tmp_path):
-    stopped = Launched(tmp_path / "two", HELPER, 2, 7, "SIGTERM", *TRACT_RUN)
+def test_a_signal_to_one_process_saves_and_stops_all_and_another_number_goes_on(tractbench, launched, tmp_path):
+    folder = tmp_path / "two"
+    stopped = launched(folder, 2, 7, "SIGTERM", *TRACT_RUN)
     assert stopped.code != 0
-    (line,) = stopped.ours
+    (line,) = ours(stopped.err)
     assert "stopped at training step 8 of 12" in line
     assert "exitcode  : 143" in stopped.err
-    record = the_record(stopped.folder)
+    record = the_record(folder)
     assert record["status"] == "interrupted"
     assert json.loads(stopped.out)["status"] == "interrupted"
-    resumed = tractbench(*TRACT_RUN, "--runs", stopped.folder / "runs")
+    resumed = tractbench(*TRACT_RUN, "--runs", folder / "runs")
     assert "resuming at step 8 of 12" in resumed.err
     assert resumed.json["status"] == "done"
     tractbench(*TRACT_RUN, "--quiet")
-    assert losses(stopped.folder) == pytest.approx(losses(tmp_path), rel=1e-4)
+    assert losses(folder) == pytest.approx(losses(tmp_path), rel=1e-4)
 
 
 @pytest.mark.parametrize("what", ["SIGKILL", "bug"])
-def test_a_process_that_dies_ends_the_run_within_a_minute(tmp_path, what):
-    died = Launched(tmp_path, HELPER, 2, 7, what, *TRACT_RUN)
+def test_a_process_that_dies_ends_the_run_within_a_minute(launched, tmp_path, what):
+    died = launched(tmp_path, 2, 7, what, *TRACT_RUN)
+    ended = time.monotonic()
     assert died.code != 0
-    assert died.ended - float(Path(tmp_path, "died").read_text()) < 60
+    assert ended - float(Path(tmp_path, "died").read_text()) < 60
     record = the_record(tmp_path)
     assert record["status"] == "failed"
     if what == "bug":
         assert record["reason"] == "ZeroDivisionError: a bug on rank 1"
         assert died.err.count("ZeroDivisionError: a bug on rank 1") == 1
-        assert died.ours == []
+        assert ours(died.err) == []
         (log,) = tmp_path.glob("runs/cells/*/log.txt")
         assert "ZeroDivisionError" in log.read_text()
     else:
         assert "another process of this run is gone" in record["reason"]
-        assert len(died.ours) == 1
+        assert len(ours(died.err)) == 1
 
 
 def test_teacher_ends_are_shared_out_in_whole_chunks(tmp_path):

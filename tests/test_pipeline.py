@@ -10,6 +10,8 @@ from data_files import cifar_files, npz_files
 from tractbench.evaluation import ends
 from tractbench.registry import load_dataset
 
+pytestmark = pytest.mark.xdist_group("pipeline")
+
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
@@ -39,7 +41,8 @@ def _cache(monkeypatch, tmp_path):
 
 
 def run(tractbench, *arguments):
-    done = tractbench("run", "--tier", "smoke", "--json", "--quiet", *arguments)
+    few = ("--budget", 32, "--sampling-seeds", 0)  # a distance between 2,048 features takes seconds
+    done = tractbench("run", "--tier", "smoke", "--json", "--quiet", *few, *arguments)
     assert done.code == 0, done.err
     return done.json
 
@@ -83,7 +86,7 @@ def test_imagenet64_is_class_conditional_from_end_to_end(tractbench, tmp_path, i
                       "-q")  # fmt: skip
     assert done.code == 0, done.err
     result = run(
-        tractbench, "--method", "tract", "--dataset", "imagenet64:npz", "--schedule", "16,4,1", "--budget", 32,
+        tractbench, "--method", "tract", "--dataset", "imagenet64:npz", "--schedule", "16,4,1",
         "--weights", inception,
     )  # fmt: skip
     assert result["status"] == "done"

@@ -2,14 +2,12 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import alone
 from safetensors.torch import load_file
 
 from tractbench.training.distillation import Distillation
@@ -165,22 +163,15 @@ def test_a_diverging_run_is_recorded_as_failed(tractbench, monkeypatch):
     assert "failed: diverged: loss is nan" in report.out
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tractbench, tmp_path):
-    whole = tractbench(*TRACT, "--budget", "64K", "--json", "--runs", "whole").json
-    command = [sys.executable, "-m", "tractbench", *TRACT, "--budget", "64K", "--runs", "stopped", "--quiet"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(Path("stopped").glob("students/*/owner.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
-    assert "kept: " in error
-    assert "the same command goes on from there" in error
+def test_a_killed_run_resumes_to_the_same_bits(tractbench, forked):
+    whole = tractbench(*TRACT, "--json", "--runs", "whole").json
+    process = forked(20, "SIGINT", *TRACT, "--runs", "stopped", "--quiet", function=alone)
+    assert process.wait() == 130, process.err
+    assert "kept: " in process.err
+    assert "the same command goes on from there" in process.err
     (checkpoint,) = Path("stopped").glob("students/*/checkpoint-*.safetensors")
-    result = tractbench(*TRACT, "--budget", "64K", "--runs", "stopped", "--json")
-    assert "resuming at step" in result.err
+    result = tractbench(*TRACT, "--runs", "stopped", "--json")
+    assert "resuming at step 21 of 64" in result.err
     assert not checkpoint.exists()
     resumed = result.json
     assert resumed["identity"] == whole["identity"]
@@ -267,11 +258,10 @@ def _stop_after(step):
     return measure
 
 
-def test_scores_do_not_depend_on_the_number_of_threads(tmp_path):
+def test_scores_do_not_depend_on_the_number_of_threads(forked):
     scores = []
     for threads in ("1", "2"):
-        command = [sys.executable, "-m", "tractbench", *TRACT, "--json", "--quiet", "--budget", "1K", "--runs", threads]
-        environment = os.environ | {"OMP_NUM_THREADS": threads}
-        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, text=True)
-        scores.append(json.loads(run.stdout)["metrics"])
+        run = forked(*TRACT, "--json", "--quiet", "--budget", "1K", "--runs", threads, OMP_NUM_THREADS=threads)
+        assert run.wait() == 0, run.err
+        scores.append(json.loads(run.out)["metrics"])
     assert scores[0] == scores[1]

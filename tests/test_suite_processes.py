@@ -3,11 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+from forked import until
 from suite_data import choice, tiny_folder
 
 from tractbench.pipeline.suite_cells import wanted_cells
@@ -37,15 +35,6 @@ cell = [{ nfe = 1 }]
 """
 
 
-def until(happens, seconds=300):
-    """Wait for something."""
-    deadline = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
 def training(folder):
     """The report of the job that is training, None if none is."""
     reports = [read_report(path) for path in sorted(Path(folder).glob("suite/*/job-*.json"))]
@@ -60,27 +49,26 @@ def gone(pid):
     return False
 
 
-def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tractbench, tmp_path):
+def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tractbench, forked):
     tiny_folder(LONG)
-    words = ["suite", "--table", "tiny", "--tables", "tables"]
-    command = [sys.executable, "-m", "tractbench", *words, "--jobs", "2", "--runs", "killed", "--json"]
+    command = ("suite", "--table", "tiny", "--tables", "tables", "--jobs", "2", "--runs", "killed", "--json")
 
-    suite = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    suite = forked(*command)
     job = until(lambda: training("killed"))
-    suite.kill()
-    suite.communicate()
+    suite.send_signal(signal.SIGKILL)
+    suite.wait()
     until(lambda: gone(job.pid))  # it saves and stops when nobody is there any more
     assert list(Path("killed").glob("students/*/checkpoint-*.safetensors"))
 
-    suite = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    suite = forked(*command)
     until(lambda: (job := training("killed")) and not gone(job.pid) and job)
     os.killpg(suite.pid, signal.SIGINT)  # as a terminal does: the suite's own process group, its jobs included
-    out, _ = suite.communicate(timeout=300)
-    summary = json.loads(out.splitlines()[-1])
-    assert (suite.returncode, summary["exit"], summary["failed"]) == (75, 75, [])
+    suite.wait()
+    summary = json.loads(suite.out.splitlines()[-1])
+    assert (suite.code, summary["exit"], summary["failed"]) == (75, 75, [])
     assert summary["counts"]["waiting"] >= 1
 
-    assert subprocess.run(command, cwd=tmp_path, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert forked(*command).wait() == 0
     for one in wanted_cells(choice(LONG))[0]:
         config = one.cell.config
         words = ["--method", config.method, "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--samples", "20"]

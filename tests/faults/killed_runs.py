@@ -1,15 +1,12 @@
-"""Kills real runs at chosen file operations and starts them again; a helper process of ``test_faults.py``.
-
-    python killed_runs.py FOLDER POINTS -- run --method tract ...
+"""Kills real runs at chosen file operations and starts them again; what a helper process of ``test_faults.py`` does.
 
 POINTS are ``all``, a number of them, or times such as ``0.7s,2s``. A point is the number of a file operation in the
 results folder, counted from 1 in the order in which the run makes them: opening for writing, making folders, renaming,
-removing. First the run is made whole. Then each point is tried in a folder of its own by a child of this process,
-which has imported everything already; it is killed there by SIGKILL, then run again to the end. A line of JSON for each
-says how both ended, how many operations the last one made, and what is left.
+removing. First the run is made whole. Then each point is tried in a folder of its own by a child of this process; it is
+killed there by SIGKILL, then run again to the end. A line of JSON for each says how both ended, how many operations the
+last one made, and what is left.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,9 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-import torch
-
-from tractbench.cli import main
+from forked import command_line
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.link", "os.symlink")
@@ -57,13 +52,12 @@ def child(folder, words, number=0, seconds=None):
     if not pid:
         os.chdir(folder)
         sys.stdout = sys.stderr = open(folder / "said", "a")  # noqa: PTH123, SIM115
-        sys.argv = ["tractbench", *words]
         if seconds is not None:
             threading.Thread(target=lambda: (time.sleep(seconds), os.kill(os.getpid(), signal.SIGKILL))).start()
         kill_at(number, str(folder / "runs"), count)
         code = 70
         try:
-            main()
+            command_line(*words)
         except SystemExit as stop:
             code = stop.code or 0
         finally:
@@ -99,21 +93,6 @@ def tried(folder, point, words):
             "said": (folder / "said").read_text()}  # fmt: skip
 
 
-def warm_up(folder):
-    """Sample, score and draw once, so that children inherit what that imports."""
-    folder.mkdir()
-    here = Path.cwd()
-    os.chdir(folder)
-    sys.argv = ["tractbench", *WARM]
-    with contextlib.suppress(SystemExit):
-        main()
-    os.chdir(here)
-
-
-WARM = ("run", "--method", "ddim", "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--set", "grid_steps=2",
-        "--samples", "64", "--sampling-seeds", "0", "--quiet")  # fmt: skip
-
-
 def chosen(points, count):
     """The points that are asked for: all, so many from the first operation to the last, or times."""
     if points == "all":
@@ -123,11 +102,9 @@ def chosen(points, count):
     return points.split(",")
 
 
-if __name__ == "__main__":
-    base, points, words = Path(sys.argv[1]), sys.argv[2], sys.argv[4:]
-    torch.set_num_threads(1)
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports its compiler then
-    warm_up(base / "warm")
+def kill_and_repeat(base, points, *words):
+    """Print what the whole run left, then what each of those that were killed did."""
+    base = Path(base)
     whole = tried(base / "0", "0", words)
     print(json.dumps(whole), flush=True)
     for index, point in enumerate(chosen(points, whole["operations"]), 1):

@@ -6,18 +6,15 @@ A few points are tried always, every one (an hour) and random times where ``TRAC
 import json
 import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from killed_runs import kill_and_repeat
 
 from tractbench.errors import StoreError
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.state import Numbers, State
 
-SCRIPT = Path(__file__).with_name("killed_runs.py")
 SMALL = ("--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--budget", "2K", "--samples", "64",
          "--sampling-seeds", "0", "--checkpoint-every", "0.000001s", "--quiet")  # fmt: skip
 RUNS = {
@@ -28,13 +25,11 @@ ALL = bool(os.environ.get("TRACTBENCH_ALL_FAULTS"))
 SAMPLED = 3
 
 
-def killed(folder, points, words):
+def killed(forked, folder, points, words):
     """Return what a whole run left, and what each of the killed ones did."""
-    command = [sys.executable, str(SCRIPT), str(folder), str(points), "--", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    whole, *others = map(json.loads, done.stdout.splitlines())
+    done = forked(str(folder), str(points), *words, function=kill_and_repeat, OMP_NUM_THREADS="1")
+    assert done.wait(None if ALL else 240) == 0, done.err
+    whole, *others = map(json.loads, done.out.splitlines())
     assert (whole["first"], whole["status"]) == (0, ["done"]), whole["said"]
     assert whole["operations"] > 20
     assert not [name for name in whole["files"] if name.endswith(".tmp")]
@@ -57,8 +52,8 @@ def needed(left):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("method", RUNS if ALL else ["tract"])
-def test_a_kill_at_any_file_operation_changes_nothing(tmp_path, method):
-    whole, others = killed(tmp_path, "all" if ALL else SAMPLED, RUNS[method])
+def test_a_kill_at_any_file_operation_changes_nothing(forked, tmp_path, method):
+    whole, others = killed(forked, tmp_path, "all" if ALL else SAMPLED, RUNS[method])
     assert len(others) == (whole["operations"] if ALL else SAMPLED)
     for found in others:
         assert found["first"] == -9, found["point"]
@@ -67,9 +62,9 @@ def test_a_kill_at_any_file_operation_changes_nothing(tmp_path, method):
 
 @pytest.mark.skipif(not ALL, reason="many runs; set TRACTBENCH_ALL_FAULTS")
 @pytest.mark.parametrize("method", RUNS)
-def test_a_kill_at_any_time_changes_nothing(tmp_path, method):
+def test_a_kill_at_any_time_changes_nothing(forked, tmp_path, method):
     times = ",".join(f"{random.Random(index).uniform(0, 4):.3f}s" for index in range(24))
-    whole, others = killed(tmp_path, times, RUNS[method])
+    whole, others = killed(forked, tmp_path, times, RUNS[method])
     for found in others:
         same(found, whole)
 
