@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_origin
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from tractbench.diffusion.denoiser import Denoiser
@@ -141,6 +141,15 @@ class Method(BaseModel):
     continuous: ClassVar[bool] = False
     any_nfe: ClassVar[bool] = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        """Take one value, or values with commas between, for an option that has several."""
+        if not isinstance(given, dict):
+            return given
+        several = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        return {name: _separated(value) if name in several else value for name, value in given.items()}
+
     def default_schedule(self, nfe: int) -> Schedule:
         """Return the schedule when the user gives none: one that ends at ``nfe`` steps, or the same for any NFE."""
         return ()
@@ -152,6 +161,11 @@ class Method(BaseModel):
             ConfigError: the options make no sampler of so many evaluations.
         """
         return Sampler.equal(nfe)
+
+    def as_trained(self) -> Self:
+        """Return it with its sampling options as they are by default, which is all that training may know of them."""
+        defaults = {name: type(self).model_fields[name].get_default() for name in self.sampling_options}
+        return self.model_copy(update=defaults)
 
     def teacher_sampler(self) -> str:
         """Return the solver whose steps are distilled: a perfect student ends where the teacher does under it."""
@@ -232,6 +246,12 @@ class Method(BaseModel):
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance ``[B]`` of prediction and target: squared L2 summed over pixels by default."""
         return (prediction - target).square().flatten(1).sum(1)
+
+
+def _separated(value: object) -> object:
+    if isinstance(value, str):
+        return [one.strip() for one in value.split(",") if one.strip()]
+    return [value] if isinstance(value, int | float) else value
 
 
 def group_times(u: Tensor, phase: Phase) -> Times:

@@ -1,6 +1,8 @@
 """The consistency methods through the engine: students of an exact teacher, from a fresh network on."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +111,25 @@ def test_default_schedules(method, dataset, schedule):
 def test_a_schedule_of_cd_moves_the_grid():
     config, _, _ = resolve({"method": "cd", "dataset": "digits", "schedule": "18,1", "nfe": 2})
     assert (config.grid_steps, config.schedule) == (18, (18, 1))
+
+
+def test_levels_of_one_evaluation_count_leave_the_student_and_its_error_as_they_are(tractbench):
+    words = ("run", "--method", "ect", "--dataset", "digits", "--tier", "smoke", "--budget", 256, "--samples", 100,
+             "--sampling-seeds", "0", "--json", "-q")  # fmt: skip
+    found = [tractbench(*words, *more) for more in (("--nfe", 2, "--set", "levels=0.8"), ("--nfe", 1), ("--nfe", 2))]
+    assert [one.code for one in found] == [0, 0, 0], found[0].err
+    records = [json.loads((Path(one.json["run_dir"]) / "record.json").read_text()) for one in found]
+    assert len({record["identity"] for record in records}) == 3
+    assert len({record["student"] for record in records}) == 1
+    two, one, default = records
+    assert two["distillation_errors"] == one["distillation_errors"] == default["distillation_errors"] != []
+    assert two["metrics"] != default["metrics"]
+
+
+@pytest.mark.parametrize("given", [(0.8, 0.1), [0.8, 0.1], "0.8, 0.1", "0.8,0.1,"])
+def test_options_of_several_values_take_what_people_write(given):
+    assert CD(levels=given).levels == (0.8, 0.1)
+    assert CD(levels=0.8).levels == CD(levels="0.8").levels == (0.8,)
+    assert CD(levels="").levels == ()
+    with pytest.raises(ValueError, match="valid number"):
+        CD(levels="0.8;0.1")

@@ -79,8 +79,11 @@ def _sampled(cell: Cell, denoiser: Denoiser, runtime: Runtime) -> Denoiser:
 
 
 def _error(cell: Cell, ends: TeacherEnds, student: Denoiser, phase: Phase, runtime: Runtime) -> float:
-    """Return how far a phase's student ends from the teacher, in as many steps as the phase ends with."""
-    sampler = cell.method.sampler(phase.end, cell.process)
+    """Return how far a phase's student ends from the teacher, in as many steps as the phase ends with.
+
+    The run's own sampling options are for its NFE, and others that share its student have others.
+    """
+    sampler = cell.method.as_trained().sampler(phase.end, cell.process)
     return ends.error(_sampled(cell, student, runtime), sampler, cell.method.two_times)
 
 
