@@ -294,7 +294,9 @@ def real(tmp_path_factory):
     from tractbench.pipeline.run import Runtime, run
     from tractbench.progress import Progress
 
-    config, method, _ = resolve({"method": "ddim", "dataset": "digits", "tier": "smoke", "grid_steps": 16, "samples": 100})
+    config, method, _ = resolve(
+        {"method": "ddim", "dataset": "digits", "tier": "smoke", "grid_steps": 16, "samples": 100}
+    )
     store = Store(tmp_path_factory.mktemp("runs"), create=True)
     return run(config, method, Digits(), store, Progress(), Runtime()).record
 
