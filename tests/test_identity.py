@@ -89,7 +89,7 @@ def configuration(method, options=None, **changes):
     made = method.model_validate(options or {})
     values = {
         "method": method.name, "dataset": "tiny", "tier": "smoke", "process": process, "teacher": "some",
-        "grid_steps": 8, "schedule": (8, 4, 2), "nfe": 2, "budget": 48, "batch": 8, "lr": 1e-2,
+        "grid_steps": 8, "schedule": (8, 4, 2), "nfe": 2, "budget": 48, "batch": 8, "lr": 1e-2, "clip_norm": 1e-2,
         "options": made.model_dump(mode="json"),
     }  # fmt: skip
     return RunConfig.model_validate(values | changes), made

@@ -52,7 +52,8 @@ def test_cifar10_from_batches_to_a_score_that_is_no_fid(tractbench, tmp_path, in
     made = tractbench("teacher", "train", "--dataset", "cifar10", "--process", "ve", "--tier", "smoke", "--steps", 2,
                       "-q")  # fmt: skip
     assert made.code == 0, made.err
-    command = ("--method", "tract_edm", "--dataset", "cifar10", "--nfe", 1, "--weights", inception)
+    command = ("--method", "tract_edm", "--dataset", "cifar10", "--nfe", 1, "--weights", inception,
+               "--set", "grid_steps=8", "--schedule", "8,1")  # fmt: skip
     result = run(tractbench, *command)
     assert result["status"] == "done"
     assert not any(name.startswith("fid") for name in result["metrics"])
@@ -86,8 +87,8 @@ def test_imagenet64_is_class_conditional_from_end_to_end(tractbench, tmp_path, i
                       "-q")  # fmt: skip
     assert done.code == 0, done.err
     result = run(
-        tractbench, "--method", "tract", "--dataset", "imagenet64:npz", "--schedule", "16,4,1",
-        "--weights", inception,
+        tractbench, "--method", "tract", "--dataset", "imagenet64:npz", "--set", "grid_steps=4",
+        "--schedule", "4,2,1", "--weights", inception,
     )  # fmt: skip
     assert result["status"] == "done"
     assert np.isfinite(result["metrics"]["fd_unverified"]["mean"])

@@ -51,16 +51,16 @@ def gone(pid):
 
 def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tractbench, forked):
     tiny_folder(LONG)
-    command = ("suite", "--table", "tiny", "--tables", "tables", "--jobs", "2", "--runs", "killed", "--json")
+    command = ("suite", "--table", "tiny", "--tables", "tables", "--runs", "killed", "--json", "--jobs")
 
-    suite = forked(*command)
+    suite = forked(*command, "2")
     job = until(lambda: training("killed"))
     suite.send_signal(signal.SIGKILL)
     suite.wait()
     until(lambda: gone(job.pid))  # it saves and stops when nobody is there any more
     assert list(Path("killed").glob("students/*/checkpoint-*.safetensors"))
 
-    suite = forked(*command)
+    suite = forked(*command, "1")
     until(lambda: (job := training("killed")) and not gone(job.pid) and job)
     os.killpg(suite.pid, signal.SIGINT)  # as a terminal does: the suite's own process group, its jobs included
     suite.wait()
@@ -68,7 +68,7 @@ def test_a_suite_that_is_killed_and_interrupted_ends_with_the_same_numbers(tract
     assert (suite.code, summary["exit"], summary["failed"]) == (75, 75, [])
     assert summary["counts"]["waiting"] >= 1
 
-    assert forked(*command).wait() == 0
+    assert forked(*command, "1").wait() == 0
     for one in wanted_cells(choice(LONG))[0]:
         config = one.cell.config
         words = ["--method", config.method, "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--samples", "20"]
