@@ -133,6 +133,12 @@ def test_homes_are_found_or_asked_for(monkeypatch, tmp_path, tractbench):
 # files
 
 
+def test_a_name_that_no_file_can_have_is_one_line(tractbench):
+    for verb in (("teacher", "import", "--dataset", "digits"), ("evaluate", "--dataset", "digits"), ("export",)):
+        done = tractbench(*verb, "x" * 5000)
+        assert (done.code, done.err.count("\n"), len(done.err) < 200) == (2, 1, True), done.err
+
+
 def test_links_and_devices_are_written_through(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     link.symlink_to(target)

@@ -12,7 +12,7 @@ from tractbench.cli.check import check
 from tractbench.cli.data import data_app
 from tractbench.cli.demo import demo
 from tractbench.cli.doctor import doctor
-from tractbench.cli.ending import tell
+from tractbench.cli.ending import name_is_too_long, tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
 from tractbench.cli.export import export
@@ -97,7 +97,7 @@ def main() -> None:
                 sys.stdout.flush()  # what is held back may fail too, and Python's own last flush would say so at length
     except (Exception, KeyboardInterrupt) as error:
         known = TractbenchError | KeyboardInterrupt | typer.Abort | OutputError
-        if not isinstance(error, known) and not hasattr(error, "format_message"):
+        if not (isinstance(error, known) or name_is_too_long(error) or hasattr(error, "format_message")):
             raise
         sys.exit(tell(ended[0] if ended and isinstance(error, KeyboardInterrupt | typer.Abort) else error))
     sys.exit(result if isinstance(result, int) else 0)
