@@ -134,12 +134,6 @@ def test_nothing_is_sent_without_a_token_or_somebody_to_ask(tractbench, hub, sto
     assert hub.writes() == []
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(("answer", "code"), [("\n", 1), ("n\n", 1), ("y\n", 0)])
 def test_a_token_that_cannot_be_read_is_one_line(tractbench, hub, store, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path))  # a folder cannot be read, not even by root
@@ -148,6 +142,12 @@ def test_a_token_that_cannot_be_read_is_one_line(tractbench, hub, store, monkeyp
     assert f"cannot read the Hub's token, {tmp_path}" in done.err
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("\n", 1), ("n\n", 1), ("y\n", 0)])
 def test_a_terminal_is_asked_what_would_be_sent_where_and_who_sees_it(
     tractbench, hub, store, monkeypatch, answer, code
 ):

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import typer
 from report_data import fill
 
 from tractbench.claims.loading import load_tables
@@ -132,6 +133,12 @@ def test_homes_are_found_or_asked_for(monkeypatch, tmp_path, tractbench):
 # files
 
 
+def test_a_name_that_no_file_can_have_is_one_line(tractbench):
+    for verb in (("teacher", "import", "--dataset", "digits"), ("evaluate", "--dataset", "digits"), ("export",)):
+        done = tractbench(*verb, "x" * 5000)
+        assert (done.code, done.err.count("\n"), len(done.err) < 200) == (2, 1, True), done.err
+
+
 def test_links_and_devices_are_written_through(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     link.symlink_to(target)
@@ -191,13 +198,21 @@ def test_scores_are_printed_whatever_happens_to_their_file(tractbench, tmp_path,
     assert done.json["evaluations"][0]["scores"]
 
 
-def test_termination_leaves_nothing_half_written(monkeypatch, tmp_path, capfd):
-    def verb(**_):
-        write_atomic(tmp_path / "large", lambda temporary: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_termination_leaves_nothing_half_written(monkeypatch, tmp_path, capfd, name, code):
+    app = typer.Typer()
 
-    monkeypatch.setattr("tractbench.cli.app", verb)
+    @app.command()
+    def verb():
+        write_atomic(tmp_path / "large", lambda temporary: os.kill(os.getpid(), getattr(signal, name)))
+
+    monkeypatch.setattr("tractbench.cli.app", app)  # typer itself is in between, which takes interrupts for its own
+    monkeypatch.setattr(sys, "argv", ["tractbench"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
     with pytest.raises(SystemExit) as stop:
         main()
-    assert stop.value.code == 143
+    signal.signal(signal.SIGINT, before)
+    assert stop.value.code == code
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert capfd.readouterr().err == "tractbench: stopped; what was finished is kept, nothing is left half-written\n"

@@ -12,12 +12,12 @@ from tractbench.cli.check import check
 from tractbench.cli.data import data_app
 from tractbench.cli.demo import demo
 from tractbench.cli.doctor import doctor
-from tractbench.cli.ending import tell
+from tractbench.cli.ending import name_is_too_long, tell
 from tractbench.cli.evaluate import evaluate
 from tractbench.cli.explain import explain
 from tractbench.cli.export import export
 from tractbench.cli.features import features_app
-from tractbench.cli.interrupts import termination
+from tractbench.cli.interrupts import EXIT_CODES, Terminated, termination
 from tractbench.cli.list import list_
 from tractbench.cli.new import new
 from tractbench.cli.open import open_
@@ -87,14 +87,17 @@ app.add_typer(features_app, name="features")
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     prepare_streams()
+    ended: list[Terminated] = []
     try:
-        with termination():
+        with termination(ended):
             result = app(standalone_mode=False)
+            if result == EXIT_CODES["SIGINT"]:  # what typer makes of every interrupt, without a word
+                raise KeyboardInterrupt
             if sys.stdout is not None:
                 sys.stdout.flush()  # what is held back may fail too, and Python's own last flush would say so at length
     except (Exception, KeyboardInterrupt) as error:
         known = TractbenchError | KeyboardInterrupt | typer.Abort | OutputError
-        if not isinstance(error, known) and not hasattr(error, "format_message"):
+        if not (isinstance(error, known) or name_is_too_long(error) or hasattr(error, "format_message")):
             raise
-        sys.exit(tell(error))
+        sys.exit(tell(ended[0] if ended and isinstance(error, KeyboardInterrupt | typer.Abort) else error))
     sys.exit(result if isinstance(result, int) else 0)

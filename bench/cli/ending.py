@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from contextlib import suppress
+from typing import TypeGuard
 
 import typer
 
@@ -24,6 +26,8 @@ def tell(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         code = error.exit_code if isinstance(error, Terminated) else 130
         return _line("stopped; what was finished is kept, nothing is left half-written", code)
+    if name_is_too_long(error):
+        return _line(f"{str(error.filename)[:60]}...: no system has so long a name; give a shorter one", 2)
     if isinstance(error, OutputError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own last flush succeeds
         return 1 if error.closed else _line(str(error), 1)
@@ -33,6 +37,11 @@ def tell(error: BaseException) -> int:
         return 1
     text = " ".join(str(describe()).split())
     return _line(f"{text.rstrip('.')}; see 'tractbench --help'", 2) if text else 2  # without text, help was shown
+
+
+def name_is_too_long(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a name that was given is longer than this system's files may have, of which any look at it may fail."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def _line(message: str, code: int) -> int:

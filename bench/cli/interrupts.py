@@ -33,11 +33,16 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def termination() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, by which what is half-written is removed."""
+def termination(ended: list[Terminated]) -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, by which what is half-written is removed.
+
+    Args:
+        ended: it is put in here too, as typer makes something else of it.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated(signal.Signals(number).name)
+        ended.append(Terminated(signal.Signals(number).name))
+        raise ended[-1]
 
     here = threading.current_thread() is threading.main_thread()  # only there can signals be handled
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name) and here]

@@ -98,6 +98,8 @@ def write_graph(network: nn.Module, recipe: Recipe, folder: Path) -> str:
                 external_data=4 * sum(one.numel() for one in network.parameters()) > LARGE,
                 verbose=False,
             )
+    except OSError:
+        raise
     except Exception as error:  # of many kinds, for any network of a plugin
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"torch cannot write a {type(network).__name__} as ONNX: {reason}") from error

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 from tractbench.export.exported import Exported
+from tractbench.io.tensors import save_plain
 
 CONFIG = "config.json"
 
@@ -23,7 +23,7 @@ def write_safetensors(found: Exported, folder: Path) -> None:
 def save_network(network: nn.Module, path: Path, prefix: str = "") -> None:
     """Write a network's weights, their names preceded by a prefix."""
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_plain(path, tensors, {"format": "pt"})
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

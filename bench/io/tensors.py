@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tractbench.errors import DamagedFileError
@@ -36,6 +39,19 @@ _DTYPES: Mapping[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+def save_plain(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write contiguous tensors by the library itself, in place.
+
+    Raises:
+        OSError: they cannot be written, with the system's number, which the library only has in its text.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        raise (OSError(number := int(found[1]), os.strerror(number)) if found else OSError(str(error))) from error
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:

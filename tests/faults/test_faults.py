@@ -12,6 +12,7 @@ import torch
 from killed_runs import kill_and_repeat
 
 from tractbench.errors import StoreError
+from tractbench.teachers.readers.foreign import write_safetensors
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.state import Numbers, State
 
@@ -95,6 +96,13 @@ def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path, small_fil
     found = checkpoints.newest()
     assert found is not None
     assert found.numbers.step == 1
+
+
+def test_weights_of_others_formats_that_do_not_fit_leave_nothing(tmp_path, small_files):
+    small_files(4096)
+    with pytest.raises(StoreError, match="File too large; make room"):
+        write_safetensors({"a": torch.ones(8000)}, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_on_a_full_disk_is_recorded_as_failed_and_goes_on_when_there_is_room(tractbench, tmp_path, small_files):

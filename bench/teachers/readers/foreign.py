@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.io.archives import is_web_page
 from tractbench.io.files import write_atomic
 from tractbench.io.pickles import shown
+from tractbench.io.tensors import save_plain
 from tractbench.nets.build import Argument
 from tractbench.teachers.readers.edm_pickle import Node, named_tensors, read_edm_pickle
 from tractbench.teachers.readers.flax_msgpack import read_flax
@@ -273,10 +272,4 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
         plain[name] = values.clone() if place in held else values  # tied ones: the format has no sharing
         held.add(place)
 
-    def write(temporary: Path) -> None:
-        try:
-            save_file(plain, temporary)
-        except SafetensorError as error:  # the library's word for a full disk too
-            raise OSError(str(error)) from error
-
-    write_atomic(path, write)
+    write_atomic(path, lambda temporary: save_plain(temporary, plain))
