@@ -12,6 +12,8 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS base
 ARG TORCH=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+# the newest torch: which build of it is the choice of the machine
+# hadolint ignore=DL3013
 RUN case "$TORCH" in \
       cpu) pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu ;; \
       cuda) pip install torch torchvision ;; \

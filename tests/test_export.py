@@ -6,15 +6,18 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.torch_version import TorchVersion
 
+import tractbench
 from tractbench.config.resolve import resolve
-from tractbench.diffusion.denoiser import BothDenoiser
-from tractbench.diffusion.processes import VP
+from tractbench.diffusion.denoiser import BothDenoiser, SigmaDenoiser
+from tractbench.diffusion.processes import VE, VP
 from tractbench.diffusion.sampler import Sampler
 from tractbench.diffusion.solvers import sample_ode
 from tractbench.errors import ConfigError, RunFailedError
@@ -23,6 +26,7 @@ from tractbench.export.diffusers_folder import write_diffusers
 from tractbench.export.exported import exported
 from tractbench.export.exporting import export_run
 from tractbench.export.loop import run_sampler
+from tractbench.export.onnx_graph import write_graph
 from tractbench.export.recipe import make_recipe
 from tractbench.nets.build import build_network
 from tractbench.pipeline.rescore import load_finished
@@ -138,21 +142,37 @@ assert torch.equal(torch.rand(1), torch.manual_seed(3) and torch.rand(1))  # no 
 """
 
 
-def unet_folder(run, folder):
-    """Write a small U-Net with classes in place of a run's network; its own images, and what they are made of."""
-    arguments = {"channels": 3, "size": 8, "width": 32, "embedding": 16, "multipliers": (1, 2), "blocks": 1}
-    arguments |= {"attention": (4,), "classes": 5, "outputs": 6}
-    network = build_network("google_unet", arguments, generator("tests", "unet")).requires_grad_(False).eval()
+UNET = {"channels": 3, "size": 8, "embedding": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "classes": 5}
+UNETS = {
+    "google_unet": (BothDenoiser, VP(), {"width": 32, "outputs": 6}),
+    "song_unet": (SigmaDenoiser, VE(), {"width": 16, "noise_width": 16}),
+    "dhariwal_unet": (SigmaDenoiser, VE(), {"width": 64}),
+}
+"""Published architectures, as small as they come: how they are used, and what else they are told."""
+
+
+def small_unet(name, evaluations):
+    """A small U-Net with classes whose every layer counts, its arguments and recipe; its images, and their noise."""
+    kind, process, more = UNETS[name]
+    arguments, shape = UNET | more, (3, 8, 8)
+    network = build_network(name, arguments, generator("tests", "unet")).requires_grad_(False).eval()
     for parameter in network.parameters():
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator("tests", parameter.numel())))
-    denoiser, sampler, shape = BothDenoiser(network, VP()), Sampler.equal(2), (3, 8, 8)
-    recipe = make_recipe(denoiser, VP(), sampler, shape, classes=5)
+    denoiser, sampler = kind(network, process), Sampler.equal(evaluations)
+    recipe = make_recipe(denoiser, process, sampler, shape, classes=5)
+    noise, labels = prior_noise(process, shape, 0, range(IMAGES)), prior_labels(5, 0, range(IMAGES))
+    own = sample_ode(denoiser, process, noise, sampler, labels)
+    return (network, arguments, recipe), own, {"noise": noise / process.prior_std, "labels": labels}
+
+
+def unet_folder(run, folder):
+    """Write a small U-Net with classes in place of a run's network; its own images, and what they are made of."""
+    (network, arguments, recipe), own, given = small_unet("google_unet", 2)
     folder.mkdir()
     write_diffusers(
         replace(exported(run), network=network, network_name="google_unet", arguments=arguments, recipe=recipe), folder
     )
-    given = {"noise": prior_noise(VP(), shape, 0, range(IMAGES)), "labels": prior_labels(5, 0, range(IMAGES))}
-    return sample_ode(denoiser, VP(), given["noise"], sampler, given["labels"]), given
+    return own, given
 
 
 def test_the_pipeline_of_every_kind_of_run_makes_its_images_without_tractbench(folders, store, tmp_path):
@@ -242,6 +262,20 @@ def test_onnx_of_a_long_sampler_is_its_network_and_what_to_do_with_it(store, tmp
     torch.testing.assert_close(torch.from_numpy(np.load(folder / "made.npy")).double(), own, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", UNETS)
+def test_onnx_of_a_unet_makes_its_images_and_names_no_place_of_this_machine(name, tmp_path):
+    import onnxruntime
+
+    (network, _, recipe), own, given = small_unet(name, 1)
+    path = tmp_path / write_graph(network, recipe, tmp_path)
+    session = onnxruntime.InferenceSession(path)
+    (made,) = session.run(["images"], {key: tensor.numpy() for key, tensor in given.items()})
+    torch.testing.assert_close(torch.from_numpy(made).double(), own.double(), rtol=0, atol=1e-4)
+    assert float(own.std()) > 0.1
+    for place in (Path(torch.__file__).parents[1], Path(tractbench.__file__).parent):
+        assert str(place).encode() not in path.read_bytes()
+
+
 def test_a_run_is_named_as_elsewhere(tractbench, store, tmp_path):
     folder = store("vp")
     root = folder.parent.parent
@@ -302,3 +336,10 @@ def test_a_missing_package_is_named_with_the_command(tractbench, store, monkeypa
     monkeypatch.setattr("tractbench.export.onnx_graph.PACKAGES", ("torch", "no_such_package"))
     done = tractbench("export", store("vp"), "--format", "onnx")
     assert (done.code, "no_such_package not installed; pip install no_such_package" in done.err) == (2, True)
+
+
+def test_a_torch_that_cannot_write_onnx_is_named_with_the_remedy(tractbench, store, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.5.1+cpu"))
+    done = tractbench("export", store("vp"), "--format", "onnx")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "needs torch 2.6 or newer, and 2.5.1+cpu is installed; pip install 'torch>=2.6'" in done.err

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,8 +85,6 @@ def records(path):
 
 
 def walk(folder):
-    from pathlib import Path
-
     return Path(folder).rglob("*")
 
 
@@ -111,6 +110,42 @@ def test_wandb_is_told_what_a_run_did(tractbench, monkeypatch, tmp_path):
     check(curves, done.json["metrics"]["fd_pixel"]["mean"])
     again = tractbench(*RUN, "--track", "tensorboard") if "tensorboardX" in sys.modules else tractbench(*RUN)
     assert again.json["reused"]  # a run that is done tells nobody
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own old parts
+def test_mlflow_has_what_a_run_did(tractbench, monkeypatch, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow or mlflow-skinny with sqlalchemy, neither of the test extra")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    done = tractbench(*RUN, "--track", "mlflow")
+    assert done.code == 0, done.err
+    client = mlflow.MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'tractbench'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == (Path(done.json["run_dir"]).name, "FINISHED")
+    assert run.data.params["batch"] == "16"
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    curves = {name: {one.step: one.value for one in history} for name, history in histories.items()}
+    check(curves, done.json["metrics"]["fd_pixel"]["mean"])
+    assert [one.path for one in client.list_artifacts(run.info.run_id, "samples")] == ["samples/samples.png"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_has_what_a_run_did_and_says_nothing_where_json_is_printed(tractbench, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    trackio = pytest.importorskip("trackio", reason="not of the test extra")
+    storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
+    done = tractbench(*RUN, "--track", "trackio")
+    assert done.code == 0, done.err
+    (run,) = trackio.Api().runs("tractbench")
+    assert run.name == Path(done.json["run_dir"]).name
+    assert run.config["batch"] == 16
+    curves = {}
+    for line in storage.get_logs("tractbench", run.name):
+        for name, value in line.items():
+            if name not in ("step", "timestamp"):
+                curves.setdefault(name, {})[line["step"]] = value
+    check(curves, done.json["metrics"]["fd_pixel"]["mean"])
 
 
 def test_a_missing_package_is_one_line_with_the_command(tractbench, monkeypatch):

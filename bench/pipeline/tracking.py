@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +76,8 @@ class AccelerateTracker(Tracker):
             tracker = MLflowTracker(experiment_name=PROJECT, run_name=folder.name)
         else:
             tracker = TrackioTracker(run_name=PROJECT, name=folder.name)
-        tracker.start()
+        with redirect_stdout(sys.stderr):  # trackio tells there what it does; --json says that nothing else is
+            tracker.start()
         if self._name == "tensorboard":  # its hyperparameters would be a run of their own
             tracker.log({"config": json.dumps(config, indent=2)}, step=0)
         else:
@@ -103,7 +106,8 @@ class AccelerateTracker(Tracker):
     def close(self) -> None:
         """End the run."""
         if self._tracker is not None:
-            self._tracker.finish()
+            with redirect_stdout(sys.stderr):
+                self._tracker.finish()
         self._tracker = None
 
 
