@@ -12,13 +12,14 @@ from tractbench.claims.loading import find_table
 from tractbench.claims.table import Table
 from tractbench.errors import ConfigError, StoreError, nearest_name
 from tractbench.reports.chapters.chapter import Chapter, chapter
+from tractbench.reports.chapters.columns import SIGNS
 from tractbench.reports.evidence import Evidence
 from tractbench.reports.findings import Findings, Found, Source, find
 from tractbench.reports.lineage import CellLineage, cell_lineage
 from tractbench.reports.machines import machines
 from tractbench.reports.overview import overview
 from tractbench.reports.sheet import Sheet
-from tractbench.reports.verdicts.verdict import Verdict
+from tractbench.reports.verdicts.verdict import DECIDABLE, Verdict
 from tractbench.results.plans import registered_plans
 from tractbench.results.record import Record
 from tractbench.results.store import Store
@@ -113,6 +114,12 @@ class Document:
         """Verdicts on the claims of the tables shown, and whose runs they rest on."""
         claims = [name for name, verdict in self.verdicts.items() if verdict.kind == "claim"]
         return [(source, one.verdicts[name]) for name in claims for source, one in self.found.sources(name)]
+
+    @property
+    def rulings(self) -> list[tuple[str, str, str, Source]]:
+        """Sign, ruling and text of each claim that was decided or could be, and whose runs it rests on."""
+        decided = [(source, verdict) for source, verdict in self.claims if verdict.verdict in DECIDABLE]
+        return [(SIGNS[verdict.verdict], verdict.verdict, verdict.text, source) for source, verdict in decided]
 
     @property
     def counts(self) -> list[Count]:

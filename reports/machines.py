@@ -9,11 +9,22 @@ from tractbench.results.record import Record
 
 def machine(record: Record) -> str:
     """Return kind of machine, threads and versions of one run; what its record does not say is left out."""
+    return _words(record, _commits([record]))
+
+
+def _commits(records: Iterable[Record]) -> list[str]:
+    """Return the commits of the code that made runs, each once."""
+    codes = (record.environment.get("code") for record in records)
+    found = (code["commit"] for code in codes if isinstance(code, Mapping) and code.get("commit"))
+    return list(dict.fromkeys(str(commit)[:12] for commit in found))
+
+
+def _words(record: Record, commits: list[str]) -> str:
     made = record.environment
     packages = made.get("packages")
     versions = packages if isinstance(packages, Mapping) else {}
-    device, threads, code = made.get("device", "cpu"), made.get("threads"), made.get("code")
-    commit = f" (commit {str(code['commit'])[:12]})" if isinstance(code, Mapping) and code.get("commit") else ""
+    device, threads = made.get("device", "cpu"), made.get("threads")
+    commit = f" (commit{'s' * (len(commits) != 1)} {', '.join(commits)})" if commits else ""
     parts = [
         str(made.get("processor", "")),
         str(device) if device != "cpu" else "",
@@ -26,5 +37,8 @@ def machine(record: Record) -> str:
 
 
 def machines(records: Iterable[Record]) -> str:
-    """Return what runs were made on, each kind once, in their order."""
-    return "; ".join(dict.fromkeys(map(machine, records)))
+    """Return what runs were made on, each kind once, in their order, with the commits of the code that made them."""
+    kinds: dict[str, list[Record]] = {}
+    for record in records:
+        kinds.setdefault(_words(record, []), []).append(record)
+    return "; ".join(_words(same[0], _commits(same)) for same in kinds.values())

@@ -23,6 +23,7 @@ from tractbench.progress import Progress
 from tractbench.registry import load_dataset, load_method
 from tractbench.reports.document import Selection, compose
 from tractbench.reports.findings import find
+from tractbench.reports.machines import machines
 from tractbench.reports.render import render_html, render_markdown
 from tractbench.results.measured import shipped_records
 from tractbench.results.record import Metric
@@ -184,10 +185,26 @@ def test_a_report_in_an_empty_folder_shows_the_shipped_results_as_such(tractbenc
     assert not Path("runs").exists()
     page = tractbench("report")
     assert page.code == 0
-    assert "13 runs shipped with tractbench" in Path("report.html").read_text()
+    html = Path("report.html").read_text()
+    assert "13 runs shipped with tractbench" in html
+    assert '<span class="contradicted">✗ contradicted</span> One-step TRACT has a lower distance' in html
+    assert html.index('<ul class="claims">') < html.index("<nav")
+    assert "○ not run</span>" not in html
     without = tractbench("report", "--no-measured")
     assert (without.code, without.err.count("\n")) == (2, 1)
     assert "no results in runs" in without.err
+
+
+def test_machines_of_one_kind_are_named_once_with_the_commits_that_ran_there(shipped):
+    def by(record, processor, commit):
+        environment = record.environment | {"processor": processor, "code": {"commit": commit * 40}}
+        return record.model_copy(update={"environment": environment})
+
+    first, second, third, *_ = shipped
+    kinds = machines([by(first, "A", "1"), by(second, "A", "2"), by(third, "B", "2"), by(first, "A", "1")])
+    assert "commits 111111111111, 222222222222" in kinds.split("; ")[0]
+    assert "commit 222222222222)" in kinds.split("; ")[1]
+    assert [kind[0] for kind in kinds.split("; ")] == ["A", "B"]
 
 
 def test_yours_and_shipped_stand_in_lines_of_their_own_and_are_never_counted_together(shipped):
