@@ -19,6 +19,7 @@ from scipy.stats import t as student_t
 from tractbench.diffusion.processes import load_process
 from tractbench.evaluation.sampling import prior_noise
 from tractbench.pipeline import demo as computing
+from tractbench.pipeline import demo_walks
 from tractbench.pipeline.demo import compute
 from tractbench.pipeline.demo_images import NOISES
 from tractbench.progress import Progress
@@ -127,7 +128,7 @@ def test_ways_of_any_process_are_in_the_same_coordinates():
         times = [1.0, 0.7, 0.2, 0.0]
         t = torch.tensor(times, dtype=torch.float64)
         states = process.alpha(t)[:, None] * x0 + process.sigma(t)[:, None] * eps
-        angles, normal = computing._normal(process, times, states[:, None, :, None, None])
+        angles, normal = demo_walks._normal(process, times, states[:, None, :, None, None])
         assert normal[:, 0] == pytest.approx(torch.cos(angles)[:, None] * x0 + torch.sin(angles)[:, None] * eps)
         assert float(angles[0]) == pytest.approx(math.pi / 2, abs=0.02)
 

@@ -533,7 +533,8 @@ def test_a_student_that_names_this_machine_is_not_sent(tractbench, hub, exported
 def test_a_student_goes_from_a_run_to_the_hub_and_back_without_what_is_its_machines_own(tractbench, hub, smoke):
     """The record says where the run was made; what is exported, and so what is sent, does not."""
     run = Path(smoke["run_dir"])
-    assert tractbench("export", run, "--format", "safetensors", "--out", "out", "-q").code == 0
+    done = tractbench("export", run, "--format", "safetensors", "--out", "out", "-q")
+    assert done.code == 0, done.err
     assert tractbench("push", "student", "out", "someone/student", "--yes", "-q").code == 0
     sent = parse_record(files(hub, "model", "someone/student")["run.json"], "there")
     own = parse_record((run / "record.json").read_bytes(), "here")

@@ -103,6 +103,16 @@ def test_no_component_of_this_package_is_forgotten(kind, package, base):
     }
 
 
+def test_components_are_found_where_importlib_metadata_finds_distributions(monkeypatch):
+    """It does so in the standard library's place once anything imports it, such as mlflow."""
+    theirs = pytest.importorskip("importlib_metadata", reason="diffusers, of the test extra, brings it")
+    monkeypatch.setattr("tractbench.plugins.lookup.distributions", theirs.distributions)
+    plugins.forget()
+    assert load_method("tract") is TRACT
+    monkeypatch.undo()
+    plugins.forget()
+
+
 def test_names_are_read_with_hyphens_and_capitals():
     assert load_method("TRACT") is TRACT
     assert load_method("tract-edm").name == "tract_edm"

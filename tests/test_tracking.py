@@ -137,6 +137,7 @@ def test_trackio_has_what_a_run_did_and_says_nothing_where_json_is_printed(tract
     storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
     done = tractbench(*RUN, "--track", "trackio")
     assert done.code == 0, done.err
+    assert trackio.context_vars.current_run.get() is None, "else it is finished once more, with words, at the end"
     (run,) = trackio.Api().runs("tractbench")
     assert run.name == Path(done.json["run_dir"]).name
     assert run.config["batch"] == 16

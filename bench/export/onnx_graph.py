@@ -38,7 +38,7 @@ def require_onnx() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"--format onnx: {' and '.join(missing)} not installed; pip install {' '.join(missing)}")
-    if not (torch.__version__ >= TORCH):
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < TORCH:
         needed = ".".join(map(str, TORCH))
         raise ConfigError(
             f"--format onnx needs torch {needed} or newer, and {torch.__version__} is installed; "

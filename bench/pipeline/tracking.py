@@ -107,7 +107,12 @@ class AccelerateTracker(Tracker):
         """End the run."""
         if self._tracker is not None:
             with redirect_stdout(sys.stderr):
-                self._tracker.finish()
+                if self._name == "trackio":  # by its own function, or it finishes the run again when Python ends
+                    import trackio
+
+                    trackio.finish()
+                else:
+                    self._tracker.finish()
         self._tracker = None
 
 

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -160,5 +160,6 @@ def _title(dist: Distribution) -> str:
 
 def _declared(dist: Distribution) -> Iterator[Component]:
     for kind in WORDS:
-        for entry in dist.entry_points.select(group=f"tractbench.{kind}"):
+        for found in dist.entry_points.select(group=f"tractbench.{kind}"):
+            entry = EntryPoint(found.name, found.value, found.group)  # importlib_metadata has its own class
             yield Component(kind, entry.name, entry.value, _title(dist), entry)
