@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 
 import hypothesis
@@ -12,6 +13,10 @@ hypothesis.settings.register_profile("long", max_examples=int(os.environ.get("TR
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers are what the cores are shared among
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+for name in ("SIGINT", "SIGHUP"):  # who is started in the background or by nohup inherits that they are ignored
+    if signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 FIRST = ("test_parallel", "test_suite_processes", "test_pipeline", "test_faults", "test_compiling", "test_doc_blocks",
          "test_notebook", "test_endings")  # fmt: skip

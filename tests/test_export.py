@@ -146,7 +146,6 @@ UNET = {"channels": 3, "size": 8, "embedding": 16, "multipliers": (1, 2), "block
 UNETS = {
     "google_unet": (BothDenoiser, VP(), {"width": 32, "outputs": 6}),
     "song_unet": (SigmaDenoiser, VE(), {"width": 16, "noise_width": 16}),
-    "dhariwal_unet": (SigmaDenoiser, VE(), {"width": 64}),
 }
 """Published architectures, as small as they come: how they are used, and what else they are told."""
 

@@ -51,6 +51,17 @@ class Layers(nn.Module):
         return (hidden @ self.outer.T).reshape(x.shape)
 
 
+class Stretched(nn.Module):
+    """Stands for a published distance of images."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, first, second):
+        return self.factor * (first - second).square().flatten(1).sum(1)
+
+
 class Tiny(Dataset):
     """Sixteen images of four pixels, as bright as they come, so that clipping is felt."""
 
@@ -103,8 +114,10 @@ def name_of(config, method):
 def bits_of(config, method):
     """The student's bits after all its steps, three a phase, and its inference average's."""
     process = load_process(config.process, config.grid_steps)
+    distances = {name: Stretched(1 + one.average_pooling) for name, one in method.distances((3, 8, 8)).items()}
     run = Distillation(
         config, method, process, denoiser("mlp", config.process, config.grid_steps), images(), flips=True,
+        distances=distances,
         new_network=lambda name: copy.deepcopy(denoiser(name, config.process, config.grid_steps)),
     )  # fmt: skip
     for _ in range(run.total):

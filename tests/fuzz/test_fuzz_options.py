@@ -15,6 +15,7 @@ from tractbench.datasets.gaussian import Gaussian
 from tractbench.diffusion.processes import load_process
 from tractbench.errors import TractbenchError
 from tractbench.method import Batch, Nets
+from tractbench.nets.distances import stand_ins
 from tractbench.plugins import components, load_class
 from tractbench.seeds import generator
 
@@ -72,7 +73,8 @@ def test_options(name, data):
     x_t = process.alpha(times.t)[:, None, None, None] * x0 + process.sigma(times.t)[:, None, None, None] * noise
     exact = Gaussian("2").exact_denoiser(process)
     student = method.parameterise(exact, process)
-    nets = Nets(exact, student, student, method.modules((2, 1, 1)))
+    distances = stand_ins(method.distances((3, 8, 8)))
+    nets = Nets(exact, student, student, method.modules((2, 1, 1)), distances)
     loss = method.objective(Batch(x_t, times, None, x0, noise, process), phase, progress, nets, student)
     assert loss.shape == (16,)
     assert bool(loss.isfinite().all()), (own, loss)
