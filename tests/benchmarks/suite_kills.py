@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     chance = random.Random(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         began = time.monotonic()
