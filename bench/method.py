@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_origin
+from typing import Any, ClassVar, Self, get_origin
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -20,9 +20,7 @@ from tractbench.diffusion.denoiser import Denoiser
 from tractbench.diffusion.processes import Process
 from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tractbench.nets.distances import Distance, PublishedDistance
+from tractbench.nets.distances import Distance, PublishedDistance, squared_distance
 
 Schedule = tuple[int, ...]
 
@@ -164,7 +162,8 @@ class Method(BaseModel):
 
     def as_trained(self) -> Self:
         """Return it with its sampling options as they are by default, which is all that training may know of them."""
-        defaults = {name: type(self).model_fields[name].get_default() for name in self.sampling_options}
+        fields = type(self).model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.sampling_options}
         return self.model_copy(update=defaults)
 
     def teacher_sampler(self) -> str:
@@ -245,7 +244,7 @@ class Method(BaseModel):
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the distance ``[B]`` of prediction and target: squared L2 summed over pixels by default."""
-        return (prediction - target).square().flatten(1).sum(1)
+        return squared_distance(prediction, target)
 
 
 def _separated(value: object) -> object:

@@ -82,7 +82,7 @@ class SCM(Method):
 
     def times(self, u: Tensor, phase: Phase, progress: float, process: Process) -> Times:
         """Draw ln sigma ~ N(mean, std^2), no lower than what the teacher's network knows."""
-        ends = process.sigma_max, process.least_known
+        ends = process.sigma_max, process.network_sigma_min
         t = process.time(log_normal_levels(u[:, 0], self.noise_mean, self.noise_std, *ends))
         return Times(t=t, t_next=t, t_end=torch.zeros_like(t))
 

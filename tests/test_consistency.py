@@ -1,6 +1,7 @@
 """The consistency family against closed forms on one Gaussian N(M, S), whose probability-flow ODE has a formula."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -333,6 +334,16 @@ def test_ect_s_expected_target_of_an_exact_student_is_exact_to_second_order():
 
 
 # --- continuous time
+
+
+def test_scm_asks_no_teacher_below_the_levels_that_its_network_knows():
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1, None].repeat(1, 2)
+    limited = replace(VE40, network_sigma_min=0.02)
+    free, sigma = (one.sigma(SCM().times(u, Phase(40, 1), 0.0, one).t) for one in (VE40, limited))
+    assert float(free.min()) < 0.01
+    torch.testing.assert_close(sigma, free.clamp(min=0.02))
+    assert limited.key == VE40.key | {"network_sigma_min": 0.02}  # its students have names of their own
+
 
 ANGLES = torch.tensor([0.004, 0.3, 1.1, 1.4, 1.55], dtype=torch.float64)
 EVERYWHERE = VE40.time(SIGMA_DATA * torch.tan(ANGLES))

@@ -3,14 +3,12 @@
 import hashlib
 import warnings
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from data_files import cifar_files
 from torch.nn.functional import interpolate
-from torch.utils.flop_counter import FlopCounterMode
 
 from tractbench.config.resolve import resolve
 from tractbench.diffusion.processes import VE
@@ -21,17 +19,19 @@ from tractbench.method import Batch, Nets, Phase, Times
 from tractbench.methods.cd import CD
 from tractbench.nets import perceptual
 from tractbench.nets.perceptual import PublishedLPIPS
+from tractbench.pipeline.counts import Counts, count_distances
 from tractbench.pipeline.needs import files_needed
+from tractbench.pipeline.plan import make_plan
 from tractbench.progress import Progress
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("perceptual")]
-BY_CHANNEL = Path(find_spec("lpips").origin).parent / "weights" / "v0.1" / "vgg.pth"
+lpips = pytest.importorskip("lpips")
+BY_CHANNEL = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
 
 
 @pytest.fixture(scope="module")
 def theirs():
     """The authors' network, with their weights by channel and a trunk of random ones."""
-    lpips = pytest.importorskip("lpips")
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks torchvision by names of before
         torch.manual_seed(0)
@@ -91,13 +91,23 @@ def test_it_is_the_authors_distance_and_has_its_gradients(theirs, published, mon
     assert network(second, second).tolist() == [0] * count
 
 
-def test_its_operations_are_what_torch_counts():
-    distance = PublishedLPIPS(False)
-    network = distance.untrained().requires_grad_(False)
-    first, second = images((32, 32), 0, 1).requires_grad_(), images((32, 32), 1, 1)
-    with FlopCounterMode(display=False) as counter:
-        network(first, second).sum().backward()
-    assert counter.get_total_flops() == distance.operations
+def test_plans_count_its_operations_and_what_it_keeps():
+    """VGG-16's thirteen convolutions of both images and back to one; what each leaves is kept for the way back."""
+    widths = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56),
+              (256, 256, 56), (256, 512, 28), (512, 512, 28), (512, 512, 28), *[(512, 512, 14)] * 3]  # fmt: skip
+    forward = sum(2 * 9 * before * after * side**2 for before, after, side in widths)
+    found = count_distances(CD(metric="lpips"), (3, 32, 32))
+    assert (found.forward, found.backward) == (2 * forward, forward)
+    outputs = sum(4 * after * side**2 for _, after, side in widths)
+    assert outputs < found.activations == found.activations_bf16 < 3 * outputs
+    assert count_distances(CD(metric="l2"), (3, 32, 32)) == Counts()
+    settings = {"method": "cd", "dataset": "cifar10", "nfe": 1}
+    made = (resolve(settings | {"metric": one}) for one in ("l2", "lpips"))
+    plans = [make_plan(*one, Path("runs"), "cpu", Progress(), on="h100") for one in made]
+    plain, more = (sum(stage.hours for stage in plan.stages if stage.kind == "training") for plan in plans)
+    assert more > plain
+    batch = resolve(settings)[0].batch
+    assert plans[1].memory.activations - plans[0].memory.activations == batch * found.activations
 
 
 def test_files_that_are_not_the_published_ones_are_refused(published, monkeypatch, tmp_path):

@@ -72,7 +72,7 @@ class Process(ABC):
         return True
 
     @property
-    def least_known(self) -> float:
+    def network_sigma_min(self) -> float:
         """Smallest noise-to-signal ratio that the teacher's network was made for; 0 where it has none."""
         return 0.0
 
@@ -200,7 +200,8 @@ class VE(Process):
         sigma_min: the least of them.
         sigma_max: the largest.
         rounding: ``iddpm`` takes iDDPM's nearest level for each, as EDM's sampler does for networks of these only.
-        floor: the least level that the teacher's network was made for, which may be below the grid's; 0 if it has none.
+        network_sigma_min: the least level that the teacher's network was made for, which may be below the grid's; 0 if
+            it has none.
     """
 
     name: ClassVar[str] = "ve"
@@ -213,7 +214,7 @@ class VE(Process):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rounding: Literal["", "iddpm"] = ""
-    floor: float = 0.0
+    network_sigma_min: float = 0.0
 
     @classmethod
     def on_grid(cls, steps: int) -> Self:
@@ -222,18 +223,10 @@ class VE(Process):
 
     @property
     def key(self) -> dict[str, object]:
-        """Name, number of noise levels, their ends, how they are rounded and their floor, if they are or have one."""
+        """Name, number of noise levels, their ends, how they are rounded and the network's least, if there is one."""
         ends = {"name": self.name, "steps": self.steps, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        return (
-            ends
-            | ({"rounding": self.rounding} if self.rounding else {})
-            | ({"floor": self.floor} if self.floor else {})
-        )
-
-    @property
-    def least_known(self) -> float:
-        """The floor."""
-        return self.floor
+        more = {"rounding": self.rounding, "network_sigma_min": self.network_sigma_min}
+        return ends | {name: value for name, value in more.items() if value}
 
     @property
     def continuous(self) -> bool:

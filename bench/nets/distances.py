@@ -16,11 +16,6 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class PublishedDistance(ABC):
     """A distance whose network has published weights."""
 
-    @property
-    @abstractmethod
-    def operations(self) -> int:
-        """Operations of an example: both images forward, and back to one of them."""
-
     @abstractmethod
     def missing(self) -> str | None:
         """Say where its files are fetched from, if they are not here."""
@@ -40,14 +35,14 @@ class PublishedDistance(ABC):
 
     @abstractmethod
     def untrained(self) -> nn.Module:
-        """Return it with weights of any value, to see how long it takes."""
+        """Return it with weights of any value, to see what it takes."""
 
 
 def squared_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return squared L2 ``[B]``, which stands for any distance where only what a method asks for is looked at."""
+    """Return squared L2 ``[B]``, summed over pixels."""
     return (first - second).square().flatten(1).sum(1)
 
 
 def stand_ins(distances: Mapping[str, PublishedDistance]) -> dict[str, Distance]:
-    """Return squared L2 under each name."""
+    """Return squared L2 under each name, for where only what a method asks of a distance is looked at."""
     return dict.fromkeys(distances, squared_distance)

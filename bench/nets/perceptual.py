@@ -62,10 +62,6 @@ class LPIPS(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(1, width, 1, 1)) for width in CHANNELS)
         self.trunk.to_empty(device="cpu")
 
-    def stored(self) -> list[tuple[str, str]]:
-        """Return what the trunk's tensors are: layer and ``weight`` or ``bias``."""
-        return [(name.partition(".")[0], name.partition(".")[2]) for name in self.trunk.state_dict()]
-
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances ``[B]`` of images ``[B, 3, H, W]`` in [-1, 1], float32; gradients go to both."""
         layers = zip(self.weights, self._features(first), self._features(second), strict=True)
@@ -92,17 +88,6 @@ class PublishedLPIPS(PublishedDistance):
     def __init__(self, average_pooling: bool) -> None:
         self.average_pooling = average_pooling
 
-    @property
-    def operations(self) -> int:
-        """Operations of an example: those of convolutions, three times those of one image forward."""
-        side, found = SIZE, 0
-        for layer in LPIPS().trunk:
-            if isinstance(layer, nn.Conv2d):
-                found += 2 * 9 * layer.in_channels * layer.out_channels * side**2
-            elif isinstance(layer, nn.MaxPool2d):
-                side //= 2
-        return 3 * found
-
     def missing(self) -> str | None:
         """Say where the files are fetched from, if they are not here."""
         lacking = [file for file in (TRUNK, WEIGHTS) if not file.path.is_file()]
@@ -120,8 +105,9 @@ class PublishedLPIPS(PublishedDistance):
     def load(self) -> nn.Module:
         """Return the network with both files' tensors."""
         network = LPIPS(self.average_pooling)
-        layers = torch.load(TRUNK.path, map_location="cpu", weights_only=True)
-        network.trunk.load_state_dict({f"{i}.{kind}": layers[f"features.{i}.{kind}"] for i, kind in network.stored()})
+        classifier = torch.load(TRUNK.path, map_location="cpu", weights_only=True)
+        features = {name.removeprefix("features."): t for name, t in classifier.items() if name.startswith("features.")}
+        network.trunk.load_state_dict(features)
         weights = torch.load(WEIGHTS.path, map_location="cpu", weights_only=True)
         network.weights.load_state_dict({f"{i}": weights[f"lin{i}.model.1.weight"] for i in range(len(CHANNELS))})
         return network

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -71,7 +71,9 @@ def _count(name: str, arguments: tuple[tuple[str, Argument], ...]) -> Counts:
         output = _meta_pass(network, known, 1)
     with FlopCounterMode(display=False) as backward:
         torch.autograd.backward(output.sum())
-    kept = {bf16: [_kept(network, known, images, bf16) for images in (1, 2)] for bf16 in (False, True)}
+    kept = {
+        bf16: [_kept(partial(_meta_pass, network, known, images), bf16) for images in (1, 2)] for bf16 in (False, True)
+    }
     return Counts(
         parameters=sum(p.numel() for p in network.parameters()),
         forward=int(forward.get_total_flops()),
@@ -91,7 +93,7 @@ def _meta_pass(network: nn.Module, arguments: Mapping[str, Argument], images: in
     return output
 
 
-def _kept(network: nn.Module, arguments: Mapping[str, Argument], images: int, bf16: bool) -> int:
+def _kept(forward: Callable[[], Tensor], bf16: bool = False) -> int:
     """Return the bytes that a forward pass keeps for the backward one; tensors that share storage count once."""
     kept: dict[int, Tensor] = {}
 
@@ -100,7 +102,7 @@ def _kept(network: nn.Module, arguments: Mapping[str, Argument], images: int, bf
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor), _Kernels(bf16):
-        _meta_pass(network, arguments, images)
+        forward()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -163,6 +165,31 @@ def teacher_preset(config: RunConfig, dataset: Dataset) -> NetworkPreset | None:
     return dataset.network(next(usual, ""), config.process)
 
 
+def count_distances(method: Method, shape: tuple[int, int, int]) -> Counts:
+    """Count what a method's published distances take, of an example: both images forward, and back to one of them."""
+    found = CLOSED_FORM
+    for distance in method.distances(shape).values():
+        network = distance.untrained().requires_grad_(False).to("meta")
+
+        def measured(images: int, network: nn.Module = network) -> Tensor:
+            first, second = (torch.empty(images, *shape, device="meta", requires_grad=one) for one in (True, False))
+            output: Tensor = network(first, second)
+            return output
+
+        with FlopCounterMode(display=False) as forward:
+            output = measured(1)
+        with FlopCounterMode(display=False) as backward:
+            torch.autograd.backward(output.sum())
+        one, two = (_kept(partial(measured, images)) for images in (1, 2))
+        found = Counts(
+            forward=found.forward + int(forward.get_total_flops()),
+            backward=found.backward + int(backward.get_total_flops()),
+            activations=found.activations + two - one,
+            activations_bf16=found.activations_bf16 + two - one,  # losses stay in float32
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Passes:
     """Forward passes without gradient that a method's loss of one batch takes, by what is asked."""
@@ -222,7 +249,7 @@ def count_phases(
     """Count the training of a run, a phase at a time; () where nothing is trained."""
     if not method.trains:
         return ()
-    taught, found = count(teacher), list[PhaseWork]()
+    taught, beside, found = count(teacher), count_distances(method, dataset.shape), list[PhaseWork]()
     for plan in plan_phases(config, method.phases(config.schedule)):
         student = count(dataset.network(plan.network, config.process) if plan.network else teacher)
         if found and plan.network is None:
@@ -230,7 +257,7 @@ def count_phases(
         asked = count_passes(method, process, dataset.shape, plan.phase)
         operations = asked.teacher * taught.forward + student.forward + student.backward
         operations += (asked.self_teacher + asked.frozen) * student.forward
-        operations += sum(distance.operations for distance in method.distances(dataset.shape).values())
+        operations += beside.forward + beside.backward
         found.append(PhaseWork(plan.phase, plan.steps * config.batch, operations, student))
         taught = student
     return tuple(found)

@@ -17,7 +17,7 @@ from tractbench.diffusion.processes import load_process
 from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.reference import BATCH
 from tractbench.method import Method
-from tractbench.pipeline.counts import count, count_phases, teacher_preset
+from tractbench.pipeline.counts import count, count_distances, count_phases, teacher_preset
 from tractbench.pipeline.devices import Device, devices, parse_machine, this_machine
 from tractbench.pipeline.measure import Subject, measure_stages
 from tractbench.pipeline.needs import Need, disk_needed, files_needed, free_memory, memory_needed
@@ -110,7 +110,11 @@ def make_plan(
         with progress.task("measuring this machine", 1, "run") as task:
             stages = _timed(subject, stages, MINUTE if measure else MOMENT)
             task.advance(1)
-    networks = [count(preset), *(phase.student for phase in phases)]
+    beside = count_distances(method, dataset.shape).activations
+    networks = [
+        replace(one, activations=one.activations + beside, activations_bf16=one.activations_bf16 + beside)
+        for one in (count(preset), *(phase.student for phase in phases))
+    ]
     parameters = max(network.parameters for network in networks)
     needs = (
         *files_needed(config, method, dataset),

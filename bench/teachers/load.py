@@ -81,7 +81,7 @@ def card_process(card: TeacherCard, process: Process) -> Process:
     scheme = SCHEMES[card.parameterisation](**card.settings)
     low, high = max(process.sigma_min, scheme.sigma_min), min(process.sigma_max, scheme.sigma_max)
     rounding: Literal["", "iddpm"] = "iddpm" if card.parameterisation == "iddpm" else ""
-    return replace(process, sigma_min=low, sigma_max=high, rounding=rounding, floor=scheme.sigma_min)
+    return replace(process, sigma_min=low, sigma_max=high, rounding=rounding, network_sigma_min=scheme.sigma_min)
 
 
 def teacher_process(name_or_path: str, process: Process) -> Process:
