@@ -2,9 +2,10 @@
 
     python tests/benchmarks/suite_kills.py [--table digits] [--tier smoke] [--seeds 0] [--kills 10] [--jobs 2]
 
-By turns the suite alone, the suite with all its jobs and one job get SIGKILL, and the suite Ctrl-C and SIGTERM, each at
-a random time after a run has begun; the same command then goes on. Every score of every run has to be the same to the
-bit.
+By turns SIGKILL goes to the suite alone, to all its jobs and it, and to one job, after which the suite gets Ctrl-C; then
+the suite gets Ctrl-C alone, and SIGTERM. Each comes at a random time after a run has begun, so that all together fall
+into about the time that the table takes; the same command then goes on. Every score of every run has to be the same to
+the bit.
 """
 
 import argparse
@@ -40,15 +41,10 @@ def at_work(runs):
 def kill(suite, runs, kind):
     """End what is meant, and wait until nothing of it is left."""
     jobs = at_work(runs)
-    if kind == "all":
-        for pid in jobs:
-            os.kill(pid, signal.SIGKILL)
-    if kind == "job":
-        os.kill(jobs[0], signal.SIGKILL)
-        suite.send_signal(signal.SIGINT)
-    else:
-        sent = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}.get(kind, signal.SIGKILL)
-        suite.send_signal(sent)
+    for pid in {"all": jobs, "job": jobs[:1]}.get(kind, []):
+        os.kill(pid, signal.SIGKILL)
+    sent = {"job": signal.SIGINT, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
+    suite.send_signal(sent.get(kind, signal.SIGKILL))
     suite.wait()
     while at_work(runs):
         time.sleep(0.1)
@@ -74,13 +70,14 @@ def main():
         began = time.monotonic()
         if start(given, whole).wait():
             sys.exit("the suite that is not killed failed")
-        print(f"never killed: {len(scores(whole))} runs in {time.monotonic() - began:.0f} s", flush=True)
+        took = time.monotonic() - began
+        print(f"never killed: {len(scores(whole))} runs in {took:.0f} s", flush=True)
         survived = 0
         for kind in islice(cycle(KILLS), given.kills):
             suite = start(given, killed)
             while suite.poll() is None and not at_work(killed):
                 time.sleep(0.1)
-            time.sleep(chance.uniform(0, 15))
+            time.sleep(chance.uniform(0, 2 * took / given.kills))
             if suite.poll() is not None:
                 break
             kill(suite, killed, kind)
