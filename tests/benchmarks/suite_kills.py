@@ -2,10 +2,9 @@
 
     python tests/benchmarks/suite_kills.py [--table digits] [--tier smoke] [--seeds 0] [--kills 10] [--jobs 2]
 
-By turns SIGKILL goes to the suite alone, to all its jobs and it, and to one job, after which the suite gets Ctrl-C; then
-the suite gets Ctrl-C alone, and SIGTERM. Each comes at a random time after a run has begun, so that all together fall
-into about the time that the table takes; the same command then goes on. Every score of every run has to be the same to
-the bit.
+By turns SIGKILL goes to the suite alone, to all its jobs and it, and to one job, after which the suite gets Ctrl-C;
+then the suite gets Ctrl-C alone, and SIGTERM. Each comes at a random time after a run has begun, so that together they
+fall into about the time that the table takes; the same command then goes on. Every score has to be the same to the bit.
 """
 
 import argparse
