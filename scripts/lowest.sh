@@ -4,7 +4,7 @@
 #   scripts/lowest.sh [PYTEST ARGUMENTS...]
 #
 # TORCH   a requirement for torch and torchvision instead of the lowest: "torch torchvision" takes the newest that the
-#         index has, for machines that are offered one version only
+#         index has, for machines that are offered one version only (and the setuptools that it asks for)
 # PYTHON  the interpreter (python3.11)
 #
 # Needs uv. What the lowest versions themselves require is resolved to the newest: only the bounds in pyproject.toml are
@@ -18,7 +18,7 @@ python=${PYTHON:-python3.11}
 uv pip compile --quiet --python "$python" --resolution lowest-direct --extra test --no-header --no-annotate \
   --output-file "$work/lowest.txt" pyproject.toml
 if [[ -n ${TORCH:-} ]]; then
-  sed -i -E '/^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/d' "$work/lowest.txt"
+  sed -i -E '/^(torch|torchvision|triton|setuptools|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/d' "$work/lowest.txt"
   tr ' ' '\n' <<<"$TORCH" >>"$work/lowest.txt"
 fi
 cat "$work/lowest.txt"
