@@ -1,36 +1,46 @@
-"""How much a training step of TRACT costs beside its bare passes, for a UNet of 64 channels at 32x32.
+"""How much a training step of TRACT, or its samples, cost beside the bare passes, for a UNet of 64 channels at 32x32.
 
-Steps and floors (see ``training_step.py``) are timed in turn on one thread; the median of their ratios is printed. With
-``--compile`` the step's passes are compiled and the floor's are not.
+Steps and floors (see ``training_step.py``) are timed in turn on one thread; the median of their ratios is printed.
+Where memory happens to lie moves a pass by several percent for a process's whole life, so that several processes are
+asked, one after the other. With ``--compile`` the step's passes are compiled and the floor's are not. With
+``--sampling`` chunks of images are timed beside as many passes as they take.
 
-    python tests/benchmarks/unet_step.py [--rounds 3] [--compile]
+    python tests/benchmarks/unet_step.py [--processes 5] [--rounds 3] [--compile] [--sampling]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
+from collections.abc import Callable
 
 import torch
 
 from tractbench.config.fields import RunConfig
-from tractbench.diffusion.denoiser import X0Denoiser
 from tractbench.diffusion.processes import VP
+from tractbench.diffusion.sampler import Sampler
+from tractbench.evaluation.sampling import sample
+from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.pipeline.steps import StepParts
 from tractbench.pipeline.timing import seconds
 from tractbench.seeds import generator
+from tractbench.teachers.load import wrap
 from tractbench.training.distillation import Distillation
 
-STEPS = 1000
+STEPS, BATCH, SIZE, NFE = 1000, 16, 32, 2
 
 
 def distillation(width: int, size: int, batch: int, **how) -> Distillation:
     """Return a distillation of a random UNet on random images."""
     arguments = {"channels": 3, "size": size, "width": width, "embedding": 4 * width, "multipliers": [1, 2, 2],
                  "blocks": 2, "attention": [size // 2]}  # fmt: skip
-    teacher = X0Denoiser(build_network("google_unet", arguments, generator("benchmark")), VP())
+    teacher = wrap(build_network("google_unet", arguments, generator("benchmark")), "x0", VP())
     config = RunConfig.model_validate({
         "method": "tract", "dataset": "cifar10", "tier": "smoke", "process": "vp", "teacher": "-", "grid_steps": 1024,
         "nfe": 1, "schedule": (1024, 1), "budget": batch * STEPS, "batch": batch, "lr": 1e-4, "samples": 2,
@@ -40,21 +50,54 @@ def distillation(width: int, size: int, batch: int, **how) -> Distillation:
     return Distillation(config, TRACT(), VP(), teacher.requires_grad_(False).eval(), images, **how)
 
 
+def training(run: Distillation) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return a step, and the passes of teacher, self-teacher and student alone."""
+    return run.train_step, StepParts(run).floor()
+
+
+def sampling(run: Distillation) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return the making of a chunk of images, and as many passes as it takes."""
+    batch = run.draw(Phase(1024, 1), 0.0)
+
+    @torch.no_grad()
+    def passes() -> None:
+        for _ in range(NFE):
+            run.teacher(batch.x_t, batch.times.t, None)
+
+    def chunk() -> object:
+        return next(sample(run.teacher, VP(), (3, SIZE, SIZE), 0, BATCH, Sampler.equal(NFE), chunk=BATCH))
+
+    return chunk, passes
+
+
 def main() -> None:
     """Print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--sampling", action="store_true")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    run = distillation(arguments.width, 32, 16, compiling=arguments.compile)
-    bare = StepParts(run).floor()  # the passes of teacher, self-teacher and student alone
-    seconds(bare, "cpu"), seconds(run.train_step, "cpu")
-    pairs = [(seconds(run.train_step, "cpu"), seconds(bare, "cpu")) for _ in range(arguments.rounds)]
-    ratio = statistics.median(ours / least for ours, least in pairs)
-    kind = "compiled" if arguments.compile else "eager"
-    print(f"{kind} step: {ratio:.3f} of the eager floor ({statistics.median(one for one, _ in pairs):.2f} s a step)")
+    if arguments.one:
+        torch.set_num_threads(1)
+        run = distillation(arguments.width, SIZE, BATCH, compiling=arguments.compile)
+        work, bare = (sampling if arguments.sampling else training)(run)
+        seconds(bare, "cpu"), seconds(work, "cpu")
+        print(json.dumps([(seconds(work, "cpu"), seconds(bare, "cpu")) for _ in range(arguments.rounds)]))
+        return
+    again = [sys.executable, *sys.argv, "--one"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pairs = []
+    for _ in range(arguments.processes):
+        made = subprocess.run(again, env=environment, check=True, stdout=subprocess.PIPE)
+        pairs.append(json.loads(made.stdout))
+    ratios = [statistics.median(ours / least for ours, least in own) for own in pairs]
+    spent = statistics.median(ours for own in pairs for ours, _ in own)
+    what = "chunk of samples" if arguments.sampling else "compiled step" if arguments.compile else "eager step"
+    print(f"{what}: {statistics.median(ratios):.3f} of the eager floor ({min(ratios):.3f} to {max(ratios):.3f} over "
+          f"{arguments.processes} processes; {spent:.2f} s)")  # fmt: skip
 
 
 if __name__ == "__main__":
