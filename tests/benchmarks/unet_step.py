@@ -5,7 +5,7 @@ Where memory happens to lie moves a pass by several percent for a process's whol
 asked, one after the other. With ``--compile`` the step's passes are compiled and the floor's are not. With
 ``--sampling`` chunks of images are timed beside as many passes as they take.
 
-    python tests/benchmarks/unet_step.py [--processes 5] [--rounds 3] [--compile] [--sampling]
+    python tests/benchmarks/unet_step.py [--processes 5] [--rounds 3] [--compile | --sampling]
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 
 import torch
 
@@ -24,16 +23,15 @@ from tractbench.config.fields import RunConfig
 from tractbench.diffusion.processes import VP
 from tractbench.diffusion.sampler import Sampler
 from tractbench.evaluation.sampling import sample
-from tractbench.method import Phase
 from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.pipeline.steps import StepParts
-from tractbench.pipeline.timing import seconds
+from tractbench.pipeline.timing import Work, seconds
 from tractbench.seeds import generator
 from tractbench.teachers.load import wrap
 from tractbench.training.distillation import Distillation
 
-STEPS, BATCH, SIZE, NFE = 1000, 16, 32, 2
+STEPS, BATCH, SHAPE, NFE = 1000, 16, (3, 32, 32), 2
 
 
 def distillation(width: int, size: int, batch: int, **how) -> Distillation:
@@ -50,51 +48,53 @@ def distillation(width: int, size: int, batch: int, **how) -> Distillation:
     return Distillation(config, TRACT(), VP(), teacher.requires_grad_(False).eval(), images, **how)
 
 
-def training(run: Distillation) -> tuple[Callable[[], object], Callable[[], object]]:
+def training(run: Distillation) -> tuple[Work, Work]:
     """Return a step, and the passes of teacher, self-teacher and student alone."""
     return run.train_step, StepParts(run).floor()
 
 
-def sampling(run: Distillation) -> tuple[Callable[[], object], Callable[[], object]]:
+def sampling(run: Distillation) -> tuple[Work, Work]:
     """Return the making of a chunk of images, and as many passes as it takes."""
-    batch = run.draw(Phase(1024, 1), 0.0)
+    batch = run.draw(run.plan.phase, 0.0)
 
     @torch.no_grad()
     def passes() -> None:
         for _ in range(NFE):
             run.teacher(batch.x_t, batch.times.t, None)
 
-    def chunk() -> object:
-        return next(sample(run.teacher, VP(), (3, SIZE, SIZE), 0, BATCH, Sampler.equal(NFE), chunk=BATCH))
+    return lambda: next(sample(run.teacher, VP(), SHAPE, 0, BATCH, Sampler.equal(NFE), chunk=BATCH)), passes
 
-    return chunk, passes
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Print the seconds of work and floor in each round, as JSON."""
+    torch.set_num_threads(1)
+    run = distillation(arguments.width, SHAPE[-1], BATCH, compiling=arguments.compile)
+    work, bare = (sampling if arguments.sampling else training)(run)
+    seconds(bare, "cpu"), seconds(work, "cpu")
+    print(json.dumps([(seconds(work, "cpu"), seconds(bare, "cpu")) for _ in range(arguments.rounds)]))
 
 
 def main() -> None:
-    """Print the ratio."""
+    """Ask the processes and print the ratio, or be one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--sampling", action="store_true")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--compile", action="store_true")
+    kind.add_argument("--sampling", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        torch.set_num_threads(1)
-        run = distillation(arguments.width, SIZE, BATCH, compiling=arguments.compile)
-        work, bare = (sampling if arguments.sampling else training)(run)
-        seconds(bare, "cpu"), seconds(work, "cpu")
-        print(json.dumps([(seconds(work, "cpu"), seconds(bare, "cpu")) for _ in range(arguments.rounds)]))
+        measure(arguments)
         return
-    again = [sys.executable, *sys.argv, "--one"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pairs = []
-    for _ in range(arguments.processes):
-        made = subprocess.run(again, env=environment, check=True, stdout=subprocess.PIPE)
-        pairs.append(json.loads(made.stdout))
-    ratios = [statistics.median(ours / least for ours, least in own) for own in pairs]
-    spent = statistics.median(ours for own in pairs for ours, _ in own)
+    command, environment = [sys.executable, *sys.argv, "--one"], os.environ | {"OMP_NUM_THREADS": "1"}
+    asked = [
+        json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+        for _ in range(arguments.processes)
+    ]
+    ratios = [statistics.median(ours / least for ours, least in pairs) for pairs in asked]
+    spent = statistics.median(ours for pairs in asked for ours, _ in pairs)
     what = "chunk of samples" if arguments.sampling else "compiled step" if arguments.compile else "eager step"
     print(f"{what}: {statistics.median(ratios):.3f} of the eager floor ({min(ratios):.3f} to {max(ratios):.3f} over "
           f"{arguments.processes} processes; {spent:.2f} s)")  # fmt: skip
