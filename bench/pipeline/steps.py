@@ -13,7 +13,7 @@ from tractbench.pipeline.counts import Passes, count_passes
 from tractbench.pipeline.timing import Work
 from tractbench.training.distillation import LOG_EVERY, Distillation
 from tractbench.training.numerics import in_precision, precision
-from tractbench.training.optimiser import mend_gradients
+from tractbench.training.optimiser import mend_gradients, new_optimiser
 
 
 class StepParts:
@@ -37,8 +37,12 @@ class StepParts:
         x0 = self._batch.x_t.to(self._parameters[0].dtype)
         self._ready: Denoiser = lambda x_t, t, labels=None, *t_end: x0
 
-    def floor(self) -> Work:
-        """Return the step's network passes alone: those of its target without gradient, one forward and backward."""
+    def floor(self, updating: bool = False) -> Work:
+        """Return the step's network passes alone: those of its target without gradient, one forward and backward.
+
+        Args:
+            updating: limit the gradients and take the optimiser's step too, in the same breath: what any training does.
+        """
         run, batch = self.run, self._batch
         network = copy.deepcopy(run.student)
         average = network if run.self_teacher is None else copy.deepcopy(run.self_teacher.module)
@@ -48,6 +52,8 @@ class StepParts:
         asked += [(average, ends)] * self.passes.self_teacher + [(network, ends)] * self.passes.frozen
         frozen = [(in_precision(denoiser, run.config.precision, run.device), given) for denoiser, given in asked]
         student = in_precision(network, run.config.precision, run.device)
+        parameters = list(network.parameters())
+        optimiser = new_optimiser(run.config, parameters) if updating else None
 
         def passes() -> None:
             with precision(run.config.precision, run.device):
@@ -56,6 +62,9 @@ class StepParts:
                         denoiser(batch.x_t, batch.times.t, batch.labels, *given)
                 network.zero_grad()
                 torch.autograd.backward(student(batch.x_t, batch.times.t, batch.labels, *ends).square().sum())
+                if optimiser is not None:
+                    mend_gradients(run.config, parameters, self._replaced)
+                    optimiser.step()
 
         return passes
 

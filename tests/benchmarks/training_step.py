@@ -1,8 +1,8 @@
 """How much a training step costs beyond its network passes, as ratios to times measured in turn in the same run.
 
-The floor of a method is its network passes alone; for the second ratio gradients and the optimiser's step belong to the
-floor too. TRACT-EDM's teacher step is Heun's: two passes of the teacher and one of the self-teacher.
-The numbers are those of ``tractbench profile``.
+The floor of a method is its network passes alone, as in ``tractbench profile``; for the second ratio it limits gradients
+and takes the optimiser's step too, as any training does. TRACT-EDM's teacher step is Heun's: two passes of the teacher and
+one of the self-teacher.
 
     python tests/benchmarks/training_step.py [--method tract] [--seconds 20] [--json]
 """
@@ -17,9 +17,8 @@ from tractbench.config.resolve import resolve
 from tractbench.diffusion.processes import load_process
 from tractbench.pipeline.counts import teacher_preset
 from tractbench.pipeline.measure import Subject
-from tractbench.pipeline.profile import profile_step
 from tractbench.pipeline.steps import StepParts
-from tractbench.pipeline.timing import median_ratio
+from tractbench.pipeline.timing import interleaved, median_ratio
 
 METHODS = ("btd", "tract", "tract_edm")
 
@@ -30,12 +29,13 @@ def measure(method_name: str, limit: float) -> dict[str, float | str]:
     process = load_process(config.process, config.grid_steps)
     with dataset.computing():
         subject = Subject(config, method, dataset, process, teacher_preset(config, dataset), "cpu")
-        times = profile_step(StepParts(subject.distillation(config.batch)), limit)
-    needed = [sum(found) for found in zip(times["floor"], times["gradients"], times["optimiser"], strict=True)]
+        parts = StepParts(subject.distillation(config.batch))
+        works = {"step": parts.run.train_step, "floor": parts.floor(), "updating": parts.floor(updating=True)}
+        times = interleaved(works, "cpu", limit=limit, rounds=1000, least=0.2)
     return {
         "method": method_name,
         "ratio": median_ratio(times["step"], times["floor"]),
-        "ratio_with_optimiser": median_ratio(times["step"], needed),
+        "ratio_with_optimiser": median_ratio(times["step"], times["updating"]),
         "step_ms": 1e3 * statistics.median(times["step"]),
         "floor_ms": 1e3 * statistics.median(times["floor"]),
     }
