@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -149,18 +147,21 @@ def test_fingerprint_changes_with_the_shape(unlisted):
     assert changed("train", lambda x: x.reshape(-1, 1, 4, 16)).fingerprint != unlisted.fingerprint
 
 
-def test_the_fingerprint_of_the_digits_needs_no_images():
-    code = "import sys; from tractbench.registry import load_dataset; load_dataset('digits').fingerprint; "
-    code += "sys.exit('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_fingerprint_of_the_digits_needs_no_images(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr("tractbench.datasets.digits.FILE", tmp_path / "nothing")
+    assert Digits().fingerprint == digits.fingerprint
+    with pytest.raises(FileNotFoundError):
+        _ = Digits().train
 
 
 @pytest.mark.parametrize("part", ["images", "target"])
-def test_other_digits_than_the_manifests_are_refused(monkeypatch, part):
-    other = load_digits()
-    other[part].flat[77] += 1
-    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: other)
-    with pytest.raises(DamagedFileError, match=r"digits \w+ of scikit-learn .*pip install .*scikit-learn=="):
+def test_other_digits_than_the_manifests_are_refused(monkeypatch, tmp_path, part):
+    rows = load_digits()
+    rows[part].flat[77] += 1
+    other = tmp_path / "other.csv"
+    np.savetxt(other, np.column_stack([rows.images.reshape(-1, 64), rows.target]), "%d", delimiter=",")
+    monkeypatch.setattr("tractbench.datasets.digits.FILE", other)
+    with pytest.raises(DamagedFileError, match=r"digits \w+ in .*other.csv: sha256 .*install tractbench again"):
         _ = Digits().train
 
 

@@ -342,7 +342,7 @@ def test_a_linear_rate_falls_to_nothing_in_each_phase():
     run = distillation(lr_schedule="linear")
     while run.step < run.total:
         run.train_step()
-        rates.append(run.optimiser.param_groups[0]["lr"])
+        rates.append(run.optimiser.rate)
     assert rates == pytest.approx([0.01 * (1 - i / 5) for i in range(5)] + [0.01 * (1 - i / 6) for i in range(6)])
 
 

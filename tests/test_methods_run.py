@@ -151,7 +151,7 @@ def rates(run):
     found = []
     while run.step < run.total:
         run.train_step()
-        found.append(run.optimiser.param_groups[0]["lr"])
+        found.append(run.optimiser.rate)
     return found
 
 

@@ -1,13 +1,16 @@
-"""What is done to gradients before the optimiser's step."""
+"""What is done to gradients before the optimiser's step, and the step."""
 
+import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from tractbench.config.fields import RunConfig
-from tractbench.training.optimiser import mend_gradients, replace_nonfinite
+from tractbench.training.optimiser import BETAS, Adam, mend_gradients, replace_nonfinite
 
 BAD = {math.nan: 0.0, math.inf: 1e5, -math.inf: -1e5}
 
@@ -68,3 +71,47 @@ def test_a_run_that_clips_counts_nothing_and_limits_the_norm():
     mend_gradients(config(gradients="clip_norm", clip_norm=0.5), made, replaced)
     assert made[0].grad.tolist() == pytest.approx([0.3, 0.4], rel=1e-5)
     assert int(replaced) == 0
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_steps_are_pytorchs_to_the_bit_at_any_rate_and_go_on_from_a_copy(rectified):
+    ours, theirs = parameters(*finite()), parameters(*finite())
+    made = Adam(ours, 1.0, rectified=rectified)
+    kind, how = (torch.optim.RAdam, {}) if rectified else (torch.optim.Adam, {"fused": True})
+    pytorchs = kind(theirs, lr=1.0, betas=BETAS, **how)
+    random = torch.Generator().manual_seed(1)
+    for step, rate in enumerate((1e-3, 1e-2, 0.0, *[3e-4] * 5)):
+        made.rate = pytorchs.param_groups[0]["lr"] = rate
+        for own, other in zip(ours[:-1], theirs[:-1], strict=True):
+            if step != 3 or own.ndim:  # one is left out for once
+                own.grad = torch.randn(own.shape, generator=random)
+                other.grad = own.grad.clone()
+        made.step()
+        pytorchs.step()
+        made.zero_grad()
+        pytorchs.zero_grad()
+        assert all(torch.equal(own, other) for own, other in zip(ours, theirs, strict=True))
+        if step == 4:
+            state = copy.deepcopy(made.state)
+            made = Adam(ours, 1.0, rectified=rectified)
+            made.load_state(state)
+    assert len(made.state) == len(ours) - 1
+    assert made.state[0].keys() == pytorchs.state[theirs[0]].keys()
+    for index, entry in made.state.items():
+        assert all(torch.equal(tensor, pytorchs.state[theirs[index]][name]) for name, tensor in entry.items())
+
+
+def test_a_run_imports_no_compiler():
+    code = """
+import sys
+from tractbench.cli import main
+sys.argv = ["tractbench", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as stop:
+    print(stop.code, *(name for name in ("torch._dynamo", "sympy", "sklearn") if name in sys.modules))
+"""
+    words = ["--method", "tract", "--dataset", "digits", "--tier", "smoke", "--schedule", "4,1", "--nfe", "1"]
+    words += ["--set", "grid_steps=4", "--samples", "10", "--sampling-seeds", "0", "--budget", "32", "--batch", "32"]
+    done = subprocess.run([sys.executable, "-c", code, "run", *words], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0", done.stderr

@@ -55,7 +55,8 @@ def build_network(name: str, arguments: Mapping[str, Argument], generator: torch
     Raises:
         ConfigError: unknown network or arguments it does not take.
     """
-    network = meta_network(name, arguments).to_empty(device="cpu")
+    # what to_empty does, which asks PyTorch's compiler for the shapes and so imports it
+    network = meta_network(name, arguments)._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
     if generator is not None:
         if not isinstance(network, Initialised):
             raise ConfigError(f"network '{name}' draws no weights of its own; give it initialise(generator)")

@@ -18,6 +18,7 @@ from tractbench.seeds import generator
 from tractbench.teachers.card import TeacherCard, write_card
 from tractbench.teachers.load import new_denoiser
 from tractbench.training.ema import LongEMA
+from tractbench.training.optimiser import Adam
 
 LOG_EVERY = 20
 P_MEAN, P_STD = -1.2, 1.2
@@ -93,7 +94,7 @@ def train_teacher(
     denoiser = new_denoiser(preset, process, generator("teacher", name, seed, "weights")).to(device)
     parameters = list(denoiser.parameters())
     average = LongEMA(denoiser, recipe.ema)
-    optimiser = torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
+    optimiser = Adam(parameters, recipe.lr)
     images, labels = dataset.train, dataset.train_labels
 
     with progress.task(f"training teacher {name}", recipe.steps, "step") as task:
@@ -111,8 +112,7 @@ def train_teacher(
             classes = labels[index].to(device) if labels is not None else None
             error = denoiser(x_t, t.to(device), classes) - x0.to(device)
             loss = (weight * error.square().flatten(1).sum(1)).mean()
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, step)
+            optimiser.rate = learning_rate(recipe, step)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

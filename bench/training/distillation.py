@@ -184,8 +184,7 @@ class Distillation:
         self.optimiser.zero_grad()
         loss = self._backward(self._ahead.take(self.step), plan.phase, progress)
         self._norm = mend_gradients(self.config, self.trained, self._nonfinite)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, progress)
+        self.optimiser.rate = learning_rate(self.config, self.step, progress)
         self.optimiser.step()
         if self.self_teacher is not None:
             self.self_teacher.update(self._parameters)

@@ -149,7 +149,7 @@ class _Curves:
             values = {
                 "train/loss": run.losses[-1].loss,
                 "train/phase": run.losses[-1].phase + 1,
-                "train/learning_rate": float(run.optimiser.param_groups[0]["lr"]),
+                "train/learning_rate": run.optimiser.rate,
                 "train/images_per_s": images / (run.seconds - self._seconds),
                 "train/gradient_norm": run.gradient_norm(),
             }

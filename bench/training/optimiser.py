@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.radam import radam
 
 from tractbench.config.fields import RunConfig
 
-BETAS = (0.9, 0.999)
+BETAS, EPSILON = (0.9, 0.999), 1e-8
 INFINITE_GRADIENT = 1e5
 
 
-def new_optimiser(config: RunConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return a fresh optimiser without weight decay: Adam, or PyTorch's RAdam (Liu et al. 2020)."""
-    if config.optimiser == "radam":
-        return torch.optim.RAdam(parameters, lr=config.lr, betas=BETAS)
-    return torch.optim.Adam(parameters, lr=config.lr, betas=BETAS, fused=True)
+class Adam:
+    """Adam (Kingma and Ba 2015), or RAdam (Liu et al. 2020), without weight decay, by PyTorch's own steps.
+
+    ``torch.optim``'s classes import PyTorch's compiler when the first of them is made, which takes most of a second,
+    and ask for hooks at every step.
+
+    Args:
+        parameters: what is trained; what has no gradient in a step stays as it is.
+        rate: learning rate of the next step; it may be set before each.
+        rectified: RAdam.
+
+    Attributes:
+        state: by a parameter's index, ``step`` (a float32 scalar), ``exp_avg`` and ``exp_avg_sq``; none before its
+            first gradient.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float, *, rectified: bool = False) -> None:
+        self.parameters, self.rate, self._rectified = list(parameters), rate, rectified
+        self.state: dict[int, dict[str, Tensor]] = {}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters by their gradients."""
+        moved: list[Tensor] = []
+        gradients: list[Tensor] = []
+        states: list[dict[str, Tensor]] = []
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is None:
+                continue
+            if index not in self.state:
+                self.state[index] = self._new_state(parameter)
+            moved.append(parameter)
+            gradients.append(parameter.grad)
+            states.append(self.state[index])
+        first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        how = {"beta1": BETAS[0], "beta2": BETAS[1], "lr": self.rate, "weight_decay": 0.0, "eps": EPSILON}
+        if self._rectified:
+            radam(moved, gradients, first, second, steps, **how)
+        else:
+            adam(moved, gradients, first, second, [], steps, fused=True, amsgrad=False, maximize=False, **how)
+
+    def _new_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        counted = torch.zeros((), device="cpu" if self._rectified else parameter.device)  # the fused step is a kernel
+        return {"step": counted, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+
+    def load_state(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Go on from copies of another one's ``state``, of the same parameters."""
+        self.state = {}
+        for index, found in state.items():
+            self.state[index] = self._new_state(self.parameters[index])
+            for name, tensor in self.state[index].items():
+                tensor.copy_(found[name])
+
+
+def new_optimiser(config: RunConfig, parameters: Sequence[nn.Parameter]) -> Adam:
+    """Return a fresh optimiser, as the run says."""
+    return Adam(parameters, config.lr, rectified=config.optimiser == "radam")
 
 
 def learning_rate(config: RunConfig, step: int, progress: float) -> float:

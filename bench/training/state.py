@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from tractbench.training.optimiser import Adam
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ class State:
     numbers: Numbers
 
 
-def collect(modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def collect(modules: Mapping[str, nn.Module], optimiser: Adam) -> dict[str, Tensor]:
     """Return the tensors of modules as ``MODULE.NAME`` and of an optimiser as ``adam.INDEX.NAME``."""
     tensors = {f"{m}.{name}": value for m, module in modules.items() for name, value in module.state_dict().items()}
-    state = optimiser.state_dict()["state"]
-    return tensors | {f"adam.{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+    state = optimiser.state.items()
+    return tensors | {f"adam.{index}.{name}": value for index, entry in state for name, value in entry.items()}
 
 
-def spread(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> None:
+def spread(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimiser: Adam) -> None:
     """Copy what :func:`collect` returned back into modules and an optimiser of the same shapes."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -73,4 +74,4 @@ def spread(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], opti
     for key, value in parts.get("adam", {}).items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimiser.load_state(state)

@@ -1,8 +1,8 @@
 """How much a training step costs beyond its network passes, as ratios to times measured in turn in the same run.
 
-The floor of a method is its network passes alone, as in ``tractbench profile``; for the second ratio it limits gradients
-and takes the optimiser's step too, as any training does. TRACT-EDM's teacher step is Heun's: two passes of the teacher and
-one of the self-teacher.
+The floor of a method is its network passes alone, as in ``tractbench profile``; for the second ratio it limits
+gradients and takes the optimiser's step too, as any training does. TRACT-EDM's teacher step is Heun's: two passes of
+the teacher and one of the self-teacher.
 
     python tests/benchmarks/training_step.py [--method tract] [--seconds 20] [--json]
 """

@@ -18,6 +18,7 @@ from tractbench.nets.classifier import Classifier
 from tractbench.progress import Progress
 from tractbench.seeds import generator
 from tractbench.teachers.card import FeatureCard, load_network, read_card, write_card
+from tractbench.training.optimiser import Adam
 
 
 class ClassifierExtractor(Extractor):
@@ -73,7 +74,7 @@ def train_classifier(dataset: Dataset, folder: Path, progress: Progress, *, seed
     """
     recipe, architecture = dataset.classifier()
     network = build_network(architecture.network, architecture.arguments, generator("classifier", seed, "weights"))
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    optimiser = Adam(network.parameters(), 1e-3)
     images, (labels, held_out_labels) = dataset.decode(dataset.train), dataset.classifier_labels()
     with progress.task("training classifier", recipe.steps, "step") as task:
         for step in range(recipe.steps):
@@ -81,8 +82,7 @@ def train_classifier(dataset: Dataset, folder: Path, progress: Progress, *, seed
             index = torch.randint(len(images), (recipe.batch,), generator=random)
             scores = network(_shifted(images[index], random))
             loss = torch.nn.functional.cross_entropy(scores, labels[index], label_smoothing=0.05)
-            for group in optimiser.param_groups:
-                group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+            optimiser.rate = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
