@@ -75,6 +75,7 @@ def test_a_run_begun_compiled_goes_on_without(backend):
 def test_the_default_backend_makes_the_passes_too(monkeypatch):
     monkeypatch.undo()  # inductor's C++
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # no pool of processes for one kernel
+    monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", False)  # nor trials which vectors the machine has
     network = distillation().student
     x, t = torch.randn((4, 1, 2, 2), generator=generator("compiling", "x")), torch.full((4,), 0.5, dtype=torch.float64)
     torch.testing.assert_close(compiled(network)(x, t, None), network(x, t, None), rtol=1e-5, atol=1e-6)

@@ -130,7 +130,8 @@ def test_ddim_spends_what_it_says(tractbench):
 
 
 def test_settings_come_from_flags_then_file(tractbench):
-    Path("run.toml").write_text('method = "tract"\ndataset = "digits"\ntier = "smoke"\nmu_s = 0.9\nseed = 3\n')
+    Path("run.toml").write_text('method = "tract"\ndataset = "digits"\ntier = "smoke"\nmu_s = 0.9\nseed = 3\n'
+                                'grid_steps = 16\nschedule = [16, 4, 1]\n')  # fmt: skip
     run = tractbench("run", "--config", "run.toml", "--seed", "4", "--set", "loss_weight=uniform", "--json").json
     config = json.loads(Path(run["run_dir"], "config.json").read_text())
     assert (config["mu_s"], config["seed"], config["options"]["loss_weight"]) == (0.9, 4, "uniform")
