@@ -55,8 +55,9 @@ def build_network(name: str, arguments: Mapping[str, Argument], generator: torch
     Raises:
         ConfigError: unknown network or arguments it does not take.
     """
+    network = meta_network(name, arguments)
     # what to_empty does, which asks PyTorch's compiler for the shapes and so imports it
-    network = meta_network(name, arguments)._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # type: ignore[no-untyped-call]
     if generator is not None:
         if not isinstance(network, Initialised):
             raise ConfigError(f"network '{name}' draws no weights of its own; give it initialise(generator)")

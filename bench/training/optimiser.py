@@ -55,11 +55,16 @@ class Adam:
             gradients.append(parameter.grad)
             states.append(self.state[index])
         first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        how = {"beta1": BETAS[0], "beta2": BETAS[1], "lr": self.rate, "weight_decay": 0.0, "eps": EPSILON}
         if self._rectified:
-            radam(moved, gradients, first, second, steps, **how)
+            radam(
+                moved, gradients, first, second, steps,
+                beta1=BETAS[0], beta2=BETAS[1], lr=self.rate, weight_decay=0.0, eps=EPSILON,
+            )  # fmt: skip
         else:
-            adam(moved, gradients, first, second, [], steps, fused=True, amsgrad=False, maximize=False, **how)
+            adam(
+                moved, gradients, first, second, [], steps, fused=True, amsgrad=False, maximize=False,
+                beta1=BETAS[0], beta2=BETAS[1], lr=self.rate, weight_decay=0.0, eps=EPSILON,
+            )  # fmt: skip
 
     def _new_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         counted = torch.zeros((), device="cpu" if self._rectified else parameter.device)  # the fused step is a kernel
