@@ -19,7 +19,7 @@ for name in ("SIGINT", "SIGHUP"):  # who is started in the background or by nohu
         signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 FIRST = ("test_parallel", "test_suite_processes", "test_pipeline", "test_faults", "test_compiling", "test_doc_blocks",
-         "test_notebook", "test_endings")  # fmt: skip
+         "test_notebook", "test_endings", "test_report_tools", "test_demo")  # fmt: skip
 """Files of tests that take many seconds: begun at the end, one of them would leave the other cores idle."""
 
 
