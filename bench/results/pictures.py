@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tractbench.io.files import write_atomic
+
+FONT, PANEL = 22, 480
+"""Pixels of a title's letters, and of a panel of small images about."""
 
 
 def save_grid(path: Path, panels: Mapping[str, Tensor], columns: int) -> None:
@@ -21,26 +26,29 @@ def save_grid(path: Path, panels: Mapping[str, Tensor], columns: int) -> None:
         panels: title -> images ``[N, C, H, W]`` in [-1, 1], C 1 or 3.
         columns: images in a row of a panel.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(panels), 3.5), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, images) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.imshow(_mosaic(images, columns).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(title, fontsize=11)
-        axes.set_axis_off()
-    write_atomic(path, lambda temporary: figure.savefig(temporary, format="png"))
+    font = ImageFont.load_default(size=FONT)
+    mosaics = [Image.fromarray(_pixels(images, columns)) for images in panels.values()]
+    scale = max(1, PANEL // max(one.width for one in mosaics))
+    tiles = [one.resize((scale * one.width, scale * one.height), Image.Resampling.NEAREST) for one in mosaics]
+    width = round(max(*(tile.width for tile in tiles), *(font.getlength(title) for title in panels)))
+    height = max(tile.height for tile in tiles)
+    size = (len(tiles) * width + (len(tiles) + 1) * FONT, height + 3 * FONT)
+    picture = Image.new(tiles[0].mode, size, "white")
+    for place, (title, tile) in enumerate(zip(panels, tiles, strict=True)):
+        left = FONT + place * (width + FONT)
+        ImageDraw.Draw(picture).text((left + width / 2, FONT), title, fill="black", font=font, anchor="mm")
+        picture.paste(tile, (left + (width - tile.width) // 2, 2 * FONT))
+    write_atomic(path, lambda temporary: picture.save(temporary, format="png"))
 
 
 def save_mosaic(path: Path, images: Tensor, columns: int) -> None:
     """Write images ``[N, C, H, W]`` in [-1, 1] as one PNG, pixel for pixel, laid out as in :func:`save_grid`."""
-    pixels = (_mosaic(images, columns) * 255).round().to(torch.uint8).cpu().numpy()
-    write_atomic(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="png"))
+    picture = Image.fromarray(_pixels(images, columns))
+    write_atomic(path, lambda temporary: picture.save(temporary, format="png"))
 
 
-def _mosaic(images: Tensor, columns: int) -> Tensor:
-    """Lay images out in rows with a one-pixel white gap, ``[H, W]`` or ``[H, W, 3]`` in [0, 1]."""
+def _pixels(images: Tensor, columns: int) -> NDArray[np.uint8]:
+    """Lay images out in rows with a one-pixel white gap, ``[H, W]`` or ``[H, W, 3]``."""
     unit = (images.float().clamp(-1, 1) + 1) / 2
     rows = -(-len(unit) // columns)
     _, channels, height, width = unit.shape
@@ -48,7 +56,9 @@ def _mosaic(images: Tensor, columns: int) -> Tensor:
     for index, image in enumerate(unit):
         top, left = index // columns * (height + 1), index % columns * (width + 1)
         canvas[:, top : top + height, left : left + width] = image
-    return canvas[0] if channels == 1 else canvas.permute(1, 2, 0)
+    levels = (canvas[0] if channels == 1 else canvas.permute(1, 2, 0)) * 255
+    pixels: NDArray[np.uint8] = levels.round().to(torch.uint8).numpy()
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ def save_plane(path: Path, panels: Mapping[str, Plane], density: Callable[[Tenso
         density: the true density at points ``[N, 2]``; None leaves it out.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(panels), 3.6), dpi=150, facecolor="white", layout="constrained")
@@ -82,9 +93,9 @@ def save_plane(path: Path, panels: Mapping[str, Plane], density: Callable[[Tenso
             height = density(torch.stack([x.flatten(), y.flatten()], dim=1)).reshape(x.shape)
             axes.imshow(height.numpy(), extent=(low, high, low, high), origin="lower", cmap="Blues")
         axes.scatter(*plane.points.T.numpy(), s=1.5, color="black", alpha=0.35, linewidths=0)
-        for solution in plane.paths.transpose(0, 1).numpy():
-            axes.plot(solution[:, 0], solution[:, 1], color="tab:red", linewidth=0.7, alpha=0.8)
-            axes.plot(*solution[-1], marker="o", markersize=2.5, color="tab:red")
+        solutions = plane.paths.transpose(0, 1).numpy()
+        axes.add_collection(LineCollection(list(solutions), colors="tab:red", linewidths=0.7, alpha=0.8))
+        axes.scatter(*plane.paths[-1].T.numpy(), s=6, color="tab:red")
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xticks=[], yticks=[])
         axes.set_title(title, fontsize=11)
     write_atomic(path, lambda temporary: figure.savefig(temporary, format="png"))
