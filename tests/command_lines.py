@@ -1,5 +1,6 @@
 """Command lines read back by the command line itself."""
 
+import functools
 import re
 import shlex
 from pathlib import PurePath
@@ -9,6 +10,7 @@ PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 """What stands for a value in prose: ``--table NAME``."""
 
 
+@functools.cache
 def root():
     import typer
 

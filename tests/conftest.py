@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -48,10 +49,23 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@functools.cache
+def _command():
+    """All verbs with their options, which typer makes anew for each command line."""
+    import typer
+
+    from tractbench.cli import app
+
+    return typer.main.get_command(app)
+
+
 @pytest.fixture
 def tractbench(monkeypatch, capfd):
     """Runs the command line in this process, from the arguments to the exit status."""
     from tractbench.cli import main
+
+    command = _command()
+    monkeypatch.setattr("typer.main.get_command", lambda app: command)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tractbench", *map(str, arguments)])
