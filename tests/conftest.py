@@ -161,6 +161,27 @@ def site(tmp_path, monkeypatch):
     plugins.forget()
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback, which takes the place of huggingface.co."""
+    from fake_hub import TOKEN, FakeHub
+    from huggingface_hub import constants, file_download
+
+    hub = FakeHub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # HF_ENDPOINT as it was when huggingface_hub was imported
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # before 1.0
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # what waits before it asks again
+    monkeypatch.setenv("TRACTBENCH_CACHE", str(tmp_path / "cache"))
+    yield hub
+    hub.close()
+
+
 @pytest.fixture(autouse=True)
 def measured(monkeypatch, tmp_path):
     """The folder of measured results that ship, for this test an empty one: what it may put there is shown."""
