@@ -110,7 +110,7 @@ def dump(path, modules, content, protocol=4):
     return path
 
 
-def refused(path, modules=None):
+def refused(path):
     """Read a file that must be refused, with a payload's mark absent and no module imported."""
     before = set(sys.modules)
     with pytest.raises(DamagedFileError) as caught:
@@ -128,7 +128,6 @@ def packed(array):
     return msgpack.ExtType(1, content)
 
 
-NORM = {"scale": (0,), "bias": (0,)}
 CH, E, CLASSES, HEADS = 32, 64, 7, 2
 
 
