@@ -28,6 +28,6 @@ cat "$work/lowest.txt"
 if (($# == 0)); then # every verb, file format and figure, without what takes minutes or other programs
   set -- tests/test_cli.py tests/test_config.py tests/test_config_refusals.py tests/test_run.py tests/test_report.py \
     tests/test_tables.py tests/test_statistics.py tests/test_fidelity.py tests/test_tracking.py tests/test_suite.py \
-    tests/test_store.py
+    tests/test_store.py tests/test_optimiser.py
 fi
 "$work/venv/bin/python" -m pytest -o filterwarnings=default "$@" # old versions warn of each other

@@ -17,6 +17,7 @@ from tractbench.diffusion.processes import VP, per_sample
 from tractbench.diffusion.sampler import Sampler
 from tractbench.errors import ConfigError
 from tractbench.method import Method, Phase, Target, Times
+from tractbench.methods.tract import TRACT
 from tractbench.nets.build import build_network
 from tractbench.pipeline.cell import identify
 from tractbench.pipeline.counts import Passes as Counted
@@ -29,7 +30,7 @@ from tractbench.progress import Progress
 from tractbench.registry import load_dataset, load_method, method_names
 from tractbench.results.store import Store
 from tractbench.seeds import generator
-from tractbench.teachers.load import Teacher
+from tractbench.teachers.load import Teacher, wrap
 from tractbench.training.batches import BLOCK
 from tractbench.training.checkpoints import Checkpoints
 from tractbench.training.distillation import Distillation
@@ -153,6 +154,31 @@ def test_student_modules_and_optimiser_resume_to_the_same_bits(tmp_path, phase_s
         assert_same(resumed.state().tensors, expected)
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "radam"])
+def test_convolutions_laid_out_channels_last_resume_to_the_same_bits(tmp_path, optimiser):
+    arguments = {"channels": 3, "size": 4, "width": 32, "embedding": 32, "multipliers": (1,), "blocks": 1,
+                 "attention": ()}  # fmt: skip
+    random = generator("tests", "convolutions")
+    images = 2 * torch.rand((16, 3, 4, 4), generator=random) - 1
+    teacher = wrap(build_network("google_unet", arguments, random), "x0", VP()).requires_grad_(False).eval()
+    config = distillation(optimiser=optimiser, steps=6).config
+
+    def unet():
+        return Distillation(config, TRACT(), VP(), teacher, images)
+
+    expected = finished(unet())
+    laid_out = [value for name, value in expected.items() if name.endswith("exp_avg") and value.ndim == 4]
+    assert any(not value.is_contiguous() for value in laid_out)
+    stopped = unet()
+    for _ in range(4):
+        stopped.train_step()
+    checkpoints = Checkpoints(tmp_path, ID)
+    checkpoints.save(stopped.state())
+    resumed = unet()
+    distill(resumed, checkpoints, Progress())
+    assert_same(resumed.state().tensors, expected)
+
+
 def test_modules_learn_and_start_from_the_training_seed():
     first, other = distillation(), distillation(seed=4)
     weighting = first.modules["weighting"].coefficients.detach().clone()
@@ -217,7 +243,7 @@ def test_a_profile_and_a_plan_ask_the_objective():
     # one teacher's pass; the student's derivative costs two
     assert count_passes(Jump(), VP(), (1, 2, 2), Phase(8, 1)) == Counted(1, 0, 2)
     parts = StepParts(distillation(steps=40))
-    for work in (parts.floor(), *parts.parts().values()):
+    for work in (parts.floor(), parts.floor(updating=True), *parts.parts().values()):
         work()
 
 

@@ -1,3 +1,4 @@
+import gzip
 from collections import Counter
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tractbench.datasets.base import Dataset
-from tractbench.datasets.digits import Digits
+from tractbench.datasets.digits import FILE, Digits
 from tractbench.errors import ConfigError, DamagedFileError
 from tractbench.registry import dataset_names, load_dataset
 
@@ -150,7 +151,21 @@ def test_fingerprint_changes_with_the_shape(unlisted):
 def test_the_fingerprint_of_the_digits_needs_no_images(digits, monkeypatch, tmp_path):
     monkeypatch.setattr("tractbench.datasets.digits.FILE", tmp_path / "nothing")
     assert Digits().fingerprint == digits.fingerprint
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DamagedFileError, match=r"nothing cannot be read \(.*not found.*\); install tractbench again$"):
+        _ = Digits().train
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda c: c[:-100], lambda c: c[:40] + bytes([c[40] ^ 1]) + c[41:], lambda c: b"0,1\n",
+     lambda c: gzip.compress(b"a"), lambda c: gzip.compress(b"1,2\n"), lambda c: gzip.compress(b"1\n" * 65)],
+    ids=["cut", "flipped", "plain", "letters", "short", "one column"],
+)  # fmt: skip
+def test_damaged_digits_are_one_line_with_the_remedy(monkeypatch, tmp_path, damage):
+    path = tmp_path / FILE.name
+    path.write_bytes(damage(FILE.read_bytes()))
+    monkeypatch.setattr("tractbench.datasets.digits.FILE", path)
+    with pytest.raises(DamagedFileError, match=r"digits.csv.gz cannot be read \(.*\); install tractbench again$"):
         _ = Digits().train
 
 

@@ -1,6 +1,5 @@
 """What is done to gradients before the optimiser's step, and the step."""
 
-import copy
 import math
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def test_steps_are_pytorchs_to_the_bit_at_any_rate_and_go_on_from_a_copy(rectifi
         made.rate = pytorchs.param_groups[0]["lr"] = rate
         for own, other in zip(ours[:-1], theirs[:-1], strict=True):
             if step != 3 or own.ndim:  # one is left out for once
-                own.grad = torch.randn(own.shape, generator=random)
+                own.grad = torch.empty_like(own).normal_(generator=random)  # in its layout, as autograd leaves it
                 other.grad = own.grad.clone()
         made.step()
         pytorchs.step()
@@ -92,7 +91,7 @@ def test_steps_are_pytorchs_to_the_bit_at_any_rate_and_go_on_from_a_copy(rectifi
         pytorchs.zero_grad()
         assert all(torch.equal(own, other) for own, other in zip(ours, theirs, strict=True))
         if step == 4:
-            state = copy.deepcopy(made.state)
+            state = {i: {name: t.clone().contiguous() for name, t in one.items()} for i, one in made.state.items()}
             made = Adam(ours, 1.0, rectified=rectified)
             made.load_state(state)
     assert len(made.state) == len(ours) - 1
@@ -111,7 +110,21 @@ try:
 except SystemExit as stop:
     print(stop.code, *(name for name in ("torch._dynamo", "sympy", "sklearn") if name in sys.modules))
 """
-    words = ["--method", "tract", "--dataset", "digits", "--tier", "smoke", "--schedule", "4,1", "--nfe", "1"]
+    words = [
+        "--device",
+        "cpu",
+        "--method",
+        "tract",
+        "--dataset",
+        "digits",
+        "--tier",
+        "smoke",
+        "--schedule",
+        "4,1",
+        "--nfe",
+        "1",
+    ]
     words += ["--set", "grid_steps=4", "--samples", "10", "--sampling-seeds", "0", "--budget", "32", "--batch", "32"]
+    words += ["--device", "cpu"]
     done = subprocess.run([sys.executable, "-c", code, "run", *words], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "0", done.stderr

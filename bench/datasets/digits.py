@@ -8,6 +8,7 @@ second to import.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -29,6 +30,7 @@ SHA256 = {
 """Of each split's pixels, then its labels as little-endian int32, as in the manifest of a prepared split."""
 
 FILE = Path(__file__).with_name("digits.csv.gz")
+REMEDY = "install tractbench again"
 
 
 class Digits(Dataset):
@@ -48,16 +50,18 @@ class Digits(Dataset):
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        rows = torch.from_numpy(np.loadtxt(FILE, delimiter=",", dtype=np.int64))
-        images, labels = rows[:, :64].to(torch.uint8).reshape(-1, *self.shape), rows[:, 64]
+        try:
+            rows = torch.from_numpy(np.loadtxt(FILE, delimiter=",", dtype=np.int64, ndmin=2))
+            images, labels = rows[:, :64].to(torch.uint8).reshape(-1, *self.shape), rows[:, 64]
+        except (OSError, EOFError, ValueError, IndexError, RuntimeError, zlib.error) as error:
+            raise DamagedFileError(f"{FILE} cannot be read ({error}); {REMEDY}") from error
         order = sorted(range(len(images)), key=lambda i: hashlib.sha256(f"digits split {i}".encode()).digest())
         images, labels = images[order], labels[order]
         for split, part in (("train", slice(TRAINING_IMAGES)), ("held_out", slice(TRAINING_IMAGES, None))):
             found = content_sha256(images[part], labels[part])
             if found != SHA256[split]:
                 raise DamagedFileError(
-                    f"digits {split} in {FILE}: sha256 {found[:12]}, {SHA256[split][:12]} is needed; install "
-                    "tractbench again: pip install --force-reinstall --no-deps tractbench"
+                    f"digits {split} in {FILE}: sha256 {found[:12]}, {SHA256[split][:12]} is needed; {REMEDY}"
                 )
         return images, labels
 

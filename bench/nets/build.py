@@ -56,8 +56,10 @@ def build_network(name: str, arguments: Mapping[str, Argument], generator: torch
         ConfigError: unknown network or arguments it does not take.
     """
     network = meta_network(name, arguments)
-    # what to_empty does, which asks PyTorch's compiler for the shapes and so imports it
-    network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # type: ignore[no-untyped-call]
+    # what to_empty does, but its empty_like of a meta tensor imports sympy, for a third of a second
+    network._apply(  # type: ignore[no-untyped-call]
+        lambda tensor: torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="cpu")
+    )
     if generator is not None:
         if not isinstance(network, Initialised):
             raise ConfigError(f"network '{name}' draws no weights of its own; give it initialise(generator)")

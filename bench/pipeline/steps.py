@@ -37,11 +37,11 @@ class StepParts:
         x0 = self._batch.x_t.to(self._parameters[0].dtype)
         self._ready: Denoiser = lambda x_t, t, labels=None, *t_end: x0
 
-    def floor(self, updating: bool = False) -> Work:
+    def floor(self, *, updating: bool = False) -> Work:
         """Return the step's network passes alone: those of its target without gradient, one forward and backward.
 
         Args:
-            updating: limit the gradients and take the optimiser's step too, in the same breath: what any training does.
+            updating: right after them, limit the gradients and take the optimiser's step, as any training does.
         """
         run, batch = self.run, self._batch
         network = copy.deepcopy(run.student)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tractbench.io.files import write_atomic
 
 FONT, PANEL = 22, 480
-"""Pixels of a title's letters, and of a panel of small images about."""
+"""Pixels of a title's letters, and the width up to which a panel of small images is enlarged."""
 
 
 def save_grid(path: Path, panels: Mapping[str, Tensor], columns: int) -> None:

@@ -19,7 +19,8 @@ class Adam:
     """Adam (Kingma and Ba 2015), or RAdam (Liu et al. 2020), without weight decay, by PyTorch's own steps.
 
     ``torch.optim``'s classes import PyTorch's compiler when the first of them is made, which takes most of a second,
-    and ask for hooks at every step.
+    and look for hooks at every step; the state that they load keeps its own memory layout, in which the fused kernel,
+    going by place, moves channels-last weights by other weights' moments.
 
     Args:
         parameters: what is trained; what has no gradient in a step stays as it is.
@@ -67,11 +68,18 @@ class Adam:
             )  # fmt: skip
 
     def _new_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        counted = torch.zeros((), device="cpu" if self._rectified else parameter.device)  # the fused step is a kernel
+        device = "cpu" if self._rectified else parameter.device  # the fused kernel reads it on the device
+        counted = torch.zeros((), dtype=torch.float32, device=device)
         return {"step": counted, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
 
     def load_state(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Go on from copies of another one's ``state``, of the same parameters."""
+        """Go on from copies of another one's ``state``, of the same parameters, laid out in memory as they are.
+
+        Raises:
+            IndexError: it is of more parameters.
+            KeyError: one of the three tensors of a parameter is missing.
+            RuntimeError: one has another shape.
+        """
         self.state = {}
         for index, found in state.items():
             self.state[index] = self._new_state(self.parameters[index])
