@@ -244,18 +244,23 @@ def test_hostile_names_are_text(browser, made, runs, tmp_path):
     demo.page.close()
 
 
-def test_the_command_writes_the_same_bytes_and_names_what_it_cannot_show(steps, tractbench, runs, tmp_path):
+def test_the_command_writes_the_same_bytes_and_names_what_it_cannot_show(
+    steps, tractbench, runs, tmp_path, monkeypatch
+):
     shutil.copytree(runs, tmp_path / "runs")
     (weights,) = (tmp_path / "runs" / "students").glob("*/student.safetensors")
     weights.write_bytes(weights.read_bytes()[:-4])
-    written = []
-    for _ in range(2):
-        done = tractbench("demo", "--quiet")
-        left_out, wrote = done.err.splitlines()
+    written, opened = [], []
+    monkeypatch.setattr("webbrowser.open", opened.append)  # None is what no browser comes to
+    for options in ((), ("--open",)):
+        done = tractbench("demo", "--quiet", *options)
+        left_out, wrote, *more = done.err.splitlines()
+        assert [line.partition(" can")[0] for line in more] == ["no browser"] * len(options)
         assert (done.code, wrote) == (0, "wrote demo.html")
         assert str(weights.relative_to(tmp_path)) in left_out
         written.append((tmp_path / "demo.html").read_text(encoding="utf-8"))
-    assert written[0] == written[1]
+    assert opened == [(tmp_path / "demo.html").as_uri()]
+    assert written[0].replace("tractbench demo --quiet", "") == written[1].replace("tractbench demo --quiet --open", "")
     assert "tractbench demo --train" in written[0]  # there is no student that can be shown
     assert len(written[0]) < 3e6
 

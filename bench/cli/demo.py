@@ -51,8 +51,7 @@ def demo(
       tractbench demo --train                 # two students of digits, one of mixture2d; later calls find them
       tractbench demo --runs cluster/runs --out cluster.html
     """
-    import webbrowser
-
+    from tractbench.cli.open import open_in_browser
     from tractbench.io.files import check_writable, write_atomic
     from tractbench.pipeline.demo import compute
     from tractbench.reports.demo import render_demo
@@ -77,7 +76,7 @@ def demo(
     write_atomic(out, page)
     print(f"wrote {out}", file=sys.stderr)
     if show:
-        webbrowser.open(out.absolute().as_uri())
+        open_in_browser(out)
 
 
 def _train(store: Store, device: str, bar: Progress) -> None:

@@ -37,6 +37,11 @@ def open_(
     elif not page.is_file():
         raise ConfigError(f"no page {page}; give the path of one, or write one: tractbench report --out {page}")
     print(page)
+    open_in_browser(page)
+
+
+def open_in_browser(page: Path) -> None:
+    """Open a page in a browser, or say on standard error that none can be opened."""
     try:
         opened = webbrowser.open(page.absolute().as_uri())
     except webbrowser.Error:
