@@ -51,7 +51,10 @@ def one_thread():
 
 @functools.cache
 def _command():
-    """All verbs with their options, which typer makes anew for each command line."""
+    """All verbs with their options, which typer makes anew for each command line.
+
+    ``command_lines.root`` is another: verbs of it are read alone, after which they no longer know ``-h``.
+    """
     import typer
 
     from tractbench.cli import app

@@ -110,21 +110,8 @@ try:
 except SystemExit as stop:
     print(stop.code, *(name for name in ("torch._dynamo", "sympy", "sklearn") if name in sys.modules))
 """
-    words = [
-        "--device",
-        "cpu",
-        "--method",
-        "tract",
-        "--dataset",
-        "digits",
-        "--tier",
-        "smoke",
-        "--schedule",
-        "4,1",
-        "--nfe",
-        "1",
-    ]
-    words += ["--set", "grid_steps=4", "--samples", "10", "--sampling-seeds", "0", "--budget", "32", "--batch", "32"]
-    words += ["--device", "cpu"]
+    words = ["--method", "tract", "--dataset", "digits", "--tier", "smoke", "--nfe", "1", "--schedule", "4,1",
+             "--set", "grid_steps=4", "--samples", "10", "--sampling-seeds", "0", "--budget", "32", "--batch", "32",
+             "--device", "cpu"]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, "run", *words], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "0", done.stderr

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tractbench.results.pictures import FONT, PANEL, save_grid, save_mosaic
+from tractbench.results.pictures import FONT, PANEL, Plane, save_grid, save_mosaic, save_plane
 
 
 @pytest.mark.parametrize(("channels", "size", "count"), [(1, 8, 36), (3, 8, 7), (3, 64, 12)])
@@ -30,3 +30,18 @@ def test_panels_are_the_mosaics_enlarged_side_by_side_below_their_titles(tmp_pat
         title = picture[: 2 * FONT, FONT + place * (slot + FONT) : FONT + place * (slot + FONT) + slot]
         assert title.min() < 100
     assert picture[2 * FONT + height :].min() == 255
+
+
+def test_a_plane_shows_each_path_and_where_it_ends(tmp_path):
+    points = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
+    path = torch.tensor([[-1.0, 1.0], [0.0, 1.0], [0.0, -1.0]])[:, None]
+    save_plane(tmp_path / "plane.png", {"with": Plane(points, path), "without": Plane(points, path[:, :0])}, None)
+    pixels = np.asarray(Image.open(tmp_path / "plane.png").convert("RGB")).astype(int)
+    rows, columns = ((pixels[..., 0] - pixels[..., 1]) > 60).nonzero()  # red
+    assert columns.max() < pixels.shape[1] / 2
+    left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
+    assert rows[columns == left].max() < top + 8  # along the top from the left, then down at the right, twice as far
+    assert columns[rows > top + 8].min() > right - 8
+    assert (bottom - top) / (right - left) == pytest.approx(2, rel=0.1)
+    widths = [np.ptp(columns[rows == row]) for row in range(top + 8, bottom)]
+    assert np.argmax(widths) > len(widths) - 8  # a dot where it ends

@@ -107,14 +107,9 @@ def make_profile(
     )  # fmt: skip
 
 
-def profile_step(parts: StepParts, limit: float = TRAINING) -> dict[str, list[float]]:
-    """Time a step, its floor and its parts in turn; the first two are called ``step`` and ``floor``."""
-    works: dict[str, Work] = {"step": parts.run.train_step, "floor": parts.floor(), **parts.parts()}
-    return interleaved(works, parts.run.device, limit=limit)
-
-
 def _train(parts: StepParts, peak: float, counts: Counts) -> TrainProfile:
-    times = profile_step(parts)
+    works: dict[str, Work] = {"step": parts.run.train_step, "floor": parts.floor(), **parts.parts()}
+    times = interleaved(works, parts.run.device, limit=TRAINING)
     medians = {name: statistics.median(found) for name, found in times.items()}
     step, floor = medians.pop("step"), medians.pop("floor")
     medians["logging"] /= LOG_EVERY

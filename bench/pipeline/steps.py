@@ -55,7 +55,7 @@ class StepParts:
         parameters = list(network.parameters())
         optimiser = new_optimiser(run.config, parameters) if updating else None
 
-        def passes() -> None:
+        def work() -> None:
             with precision(run.config.precision, run.device):
                 with torch.no_grad():
                     for denoiser, given in frozen:
@@ -66,7 +66,7 @@ class StepParts:
                     mend_gradients(run.config, parameters, self._replaced)
                     optimiser.step()
 
-        return passes
+        return work
 
     def parts(self) -> dict[str, Work]:
         """Return what a step does beside its passes, by name."""
