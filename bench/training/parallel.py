@@ -6,6 +6,7 @@ whose methods do nothing and import nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -202,8 +203,13 @@ class Processes(Group):
         return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
 
     def leave(self) -> None:
-        """Wait for all, and close the connections."""
+        """Wait for all, and close the connections.
+
+        A replica that outlives them can abort the process at its very end, and those of a finished training hang in
+        reference cycles: they are collected first.
+        """
         self.barrier()
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

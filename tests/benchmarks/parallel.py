@@ -41,6 +41,7 @@ def measure(rounds: int, size: int) -> None:
     if group.is_main:
         print(f"two processes: {statistics.median(ratios):.2f} times the throughput of one, "
               f"whose step takes {statistics.median(steps):.2f} s")  # fmt: skip
+    del together  # a replica, which its group's connections must outlive
     group.leave()
 
 
