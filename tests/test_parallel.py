@@ -1,10 +1,12 @@
 """One run by several processes: the same numbers, one voice, one end."""
 
 import csv
+import gc
 import json
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from tractbench.registry import load_dataset
 from tractbench.training.ahead import DEPTH, Ahead
 from tractbench.training.batches import BLOCK, Batches
 from tractbench.training.distillation import Distillation
-from tractbench.training.parallel import Group, share
+from tractbench.training.parallel import Group, Processes, share
 
 SMALL = (
     "--dataset",
@@ -134,6 +136,24 @@ def test_processes_make_the_same_images_to_the_bit(size):
     assert torch.equal(torch.cat([images(part.start, part.stop) for part in own]), images(0, 100))
     with pytest.raises(ValueError, match="multiples of 16"):
         images(8, 32)
+
+
+def test_replicas_in_cycles_are_freed_before_the_connections_close(monkeypatch):
+    class Replica:
+        def __init__(self):
+            self.itself, self.group = self, Processes("cpu", 0, 2)
+
+    there = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: there.append(replica()))
+    gc.disable()
+    try:
+        replica = weakref.ref(Replica())
+        assert replica() is not None
+        Processes("cpu", 0, 2).leave()
+    finally:
+        gc.enable()
+    assert there == [None]
 
 
 def test_results_made_ahead_are_those_of_their_integers_in_order():
